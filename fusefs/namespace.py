@@ -1,0 +1,492 @@
+"""The file system: operations on node ids and handles, for any driver.
+
+A node id is the id of a directory or file in the volume's catalog; hard links share one. The kernel's lookup counts
+need not be tracked: nothing here is kept per node, only per open handle.
+
+Every method may be called from any thread and raises OSError with the errno to answer. Methods may block on a
+device; `read_nowait` never does. `Volume.lock` guards the tables here too; it is not held while bytes move.
+"""
+
+from __future__ import annotations
+
+import errno
+import itertools
+import os
+import stat
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final
+
+from keigo.lsm.threads import job_of_thread
+from keigo.tiers.catalog import ROOT, Entry
+from keigo.tiers.directories import fail
+from keigo.tiers.fds import Fd, magic_link, set_times
+from keigo.tiers.rename import rename
+from keigo.tiers.volume import Volume
+
+NAME_MAX: Final = 255
+ROOT_ID: Final = ROOT
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who asks: ids for ownership of what is created, thread id for context."""
+
+    uid: int
+    gid: int
+    tid: int
+
+
+@dataclass(frozen=True, slots=True)
+class Attributes:
+    """What stat shows of a node; times in nanoseconds since the epoch."""
+
+    id: int
+    mode: int
+    nlink: int
+    uid: int
+    gid: int
+    rdev: int
+    size: int
+    blksize: int
+    blocks: int
+    atime_ns: int
+    mtime_ns: int
+    ctime_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """Attributes to set; None leaves one as it is."""
+
+    mode: int | None = None
+    uid: int | None = None
+    gid: int | None = None
+    size: int | None = None
+    atime_ns: int | None = None
+    mtime_ns: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Space:
+    """statfs of the volume: blocks of `block` bytes, and inodes."""
+
+    block: int
+    blocks: int
+    free: int
+    inodes: int
+    inodes_free: int
+
+
+class Handle:
+    """An open file. `file` is replaced as a whole when the file migrates; users take it once per operation."""
+
+    __slots__ = ("file", "flags", "node", "number")
+
+    def __init__(self, number: int, node: int, file: Fd, flags: int) -> None:
+        self.number = number
+        self.node = node
+        self.file = file
+        self.flags = flags
+
+    @property
+    def writes(self) -> bool:
+        """Whether it may write."""
+        return self.flags & os.O_ACCMODE != os.O_RDONLY
+
+
+class DirectoryHandle:
+    """An open directory: its names as they were when it was last read from the start."""
+
+    __slots__ = ("names", "node")
+
+    def __init__(self, node: int) -> None:
+        self.node = node
+        self.names: list[tuple[bytes, Entry]] = []
+
+
+class Namespace:
+    """See the module's docstring."""
+
+    def __init__(self, volume: Volume) -> None:
+        self.volume = volume
+        self._numbers = itertools.count(1)
+        self._handles: dict[int, Handle] = {}
+        self._by_node: dict[int, set[Handle]] = {}
+        self._directories: dict[int, DirectoryHandle] = {}
+        volume.reopen = self._reopen
+
+    # --- nodes ---
+
+    def lookup(self, parent: int, name: bytes) -> Attributes:
+        """Attributes of a name in a directory."""
+        _check_name(name)
+        if self.volume.reserved(parent, name):
+            raise fail(errno.ENOENT, name)
+        with self.volume.lock:
+            entry = self.volume.lookup(parent, name)
+            if entry is None:
+                raise fail(errno.ENOENT, name)
+            return self._attributes(entry)
+
+    def getattr(self, node: int) -> Attributes:
+        """Attributes of a node."""
+        with self.volume.lock:
+            return self._attributes(self._entry(node))
+
+    def _entry(self, node: int) -> Entry:
+        if node == ROOT or self.volume.catalog.parent(node) is not None:
+            return Entry("dir", node)
+        return Entry("special" if self.volume.record(node).special else "file", node)
+
+    def _attributes(self, entry: Entry) -> Attributes:
+        node = entry.id
+        if entry.kind == "dir":
+            status = self.volume.stat_dir(node)
+            return _attributes(node, status, status.st_nlink - self.volume.hidden_dirs(node))
+        if node in self.volume.orphans:
+            file = self._any_handle(node).file
+            status = os.fstat(file.fd)
+        else:
+            status = self.volume.stat_file(node)
+        return _attributes(node, status, status.st_nlink)
+
+    def _any_handle(self, node: int) -> Handle:
+        found = next(iter(self._by_node.get(node, ())), None)
+        if found is None:
+            raise fail(errno.ENOENT)
+        return found
+
+    def _object(self, node: int) -> Fd:
+        """A descriptor of a node, at least O_PATH. The lock is held."""
+        entry = self._entry(node)
+        if entry.kind == "dir":
+            return self.volume.directories.at(node, self.volume.primary)
+        if node in self.volume.orphans:
+            return self._any_handle(node).file
+        directory, name = self.volume.locate(node)
+        return Fd(os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory.fd))
+
+    def setattr(self, node: int, changes: Changes, handle: int | None = None) -> Attributes:
+        """Change attributes and return all of them."""
+        with self.volume.lock:
+            self.volume.touch(node)
+            if changes.size is not None:
+                self._truncate(node, changes.size, handle)
+            at = self._object(node)
+            path = magic_link(at.fd)
+            if changes.uid is not None or changes.gid is not None:
+                os.chown(
+                    path,
+                    -1 if changes.uid is None else changes.uid,
+                    -1 if changes.gid is None else changes.gid,
+                )
+            if changes.mode is not None:
+                os.chmod(path, stat.S_IMODE(changes.mode))
+            if changes.atime_ns is not None or changes.mtime_ns is not None:
+                set_times(at.fd, changes.atime_ns, changes.mtime_ns)
+            return self.getattr(node)
+
+    def _truncate(self, node: int, size: int, handle: int | None) -> None:
+        opened = None if handle is None else self._handles.get(handle)
+        if opened is None or not opened.writes:
+            opened = next((known for known in self._by_node.get(node, ()) if known.writes), None)
+        if opened is not None:
+            file = opened.file
+        else:
+            directory, name = self.volume.locate(node)
+            how = os.O_WRONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+            file = Fd(os.open(name, how, dir_fd=directory.fd))
+        os.ftruncate(file.fd, size)
+        self.volume.resized(node, os.fstat(file.fd))
+
+    def readlink(self, node: int) -> bytes:
+        """Target of a symbolic link."""
+        with self.volume.lock:
+            directory, name = self.volume.locate(node)
+            return os.readlink(name, dir_fd=directory.fd)
+
+    # --- names ---
+
+    def mkdir(self, parent: int, name: bytes, mode: int, caller: Caller) -> Attributes:
+        """Make a directory."""
+        _check_name(name)
+        with self.volume.lock:
+            return self.getattr(self.volume.mkdir(parent, name, mode, caller.uid, caller.gid))
+
+    def rmdir(self, parent: int, name: bytes) -> None:
+        """Remove an empty directory."""
+        self.volume.rmdir(parent, name)
+
+    def unlink(self, parent: int, name: bytes) -> None:
+        """Remove a name of a file."""
+        self.volume.unlink(parent, name)
+
+    def symlink(self, parent: int, name: bytes, target: bytes, caller: Caller) -> Attributes:
+        """Make a symbolic link."""
+        _check_name(name)
+        with self.volume.lock:
+            made = self.volume.make_special(
+                parent, name, lambda fd: os.symlink(target, name, dir_fd=fd), caller.uid, caller.gid
+            )
+            return self.getattr(made)
+
+    def mknod(self, parent: int, name: bytes, mode: int, caller: Caller) -> Attributes:
+        """Make a FIFO, a socket or an empty regular file; EPERM for devices."""
+        _check_name(name)
+        if stat.S_ISREG(mode):
+            attributes, handle = self.create(parent, name, mode, os.O_WRONLY | os.O_EXCL, caller)
+            self.release(handle)
+            return attributes
+        if not (stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode)):
+            raise fail(errno.EPERM, name)
+        with self.volume.lock:
+            made = self.volume.make_special(
+                parent, name, lambda fd: os.mknod(name, mode, dir_fd=fd), caller.uid, caller.gid
+            )
+            return self.getattr(made)
+
+    def rename(self, old_parent: int, old: bytes, new_parent: int, new: bytes, flags: int) -> None:
+        """Rename; `flags` as in renameat2(2)."""
+        _check_name(new)
+        # The descriptors are let go of here, without the lock: that frees a replaced file's blocks.
+        rename(self.volume, (old_parent, old), (new_parent, new), flags)
+
+    def link(self, node: int, parent: int, name: bytes) -> Attributes:
+        """Give a file another name."""
+        _check_name(name)
+        with self.volume.lock:
+            self.volume.link(node, parent, name)
+            return self.getattr(node)
+
+    # --- files ---
+
+    def create(self, parent: int, name: bytes, mode: int, flags: int, caller: Caller) -> tuple[Attributes, int]:
+        """Create a file and open it; returns its attributes and a handle."""
+        _check_name(name)
+        job = job_of_thread(caller.tid)
+        with self.volume.lock:
+            existing = self.volume.lookup(parent, name)
+            if existing is not None and existing.kind == "file" and not flags & os.O_EXCL:
+                return self.getattr(existing.id), self.open(existing.id, flags)
+            node, file = self.volume.create(parent, name, mode, caller.uid, caller.gid, flags, job)
+            # The volume counts the creator as a writer, whatever its flags say: so does the handle.
+            handle = self._add(node, file, os.O_RDWR | flags & ~os.O_ACCMODE)
+            return _attributes(node, os.fstat(file.fd), 1), handle
+
+    def open(self, node: int, flags: int) -> int:
+        """Open a file; returns a handle."""
+        with self.volume.lock:
+            if node in self.volume.orphans:
+                known = self._any_handle(node).file
+                file = Fd(os.open(magic_link(known.fd), flags & (os.O_ACCMODE | os.O_TRUNC) | os.O_CLOEXEC))
+                self.volume.opened(node, write=flags & os.O_ACCMODE != os.O_RDONLY)
+            else:
+                file = self.volume.open_file(node, flags)
+            return self._add(node, file, flags)
+
+    def _add(self, node: int, file: Fd, flags: int) -> int:
+        handle = Handle(next(self._numbers), node, file, flags)
+        self._handles[handle.number] = handle
+        self._by_node.setdefault(node, set()).add(handle)
+        return handle.number
+
+    def _reopen(self, node: int) -> None:
+        """Move all handles of a node to its new home, or none. The lock is held."""
+        handles = list(self._by_node.get(node, ()))
+        if not handles:
+            return
+        directory, name = self.volume.locate(node)
+        fresh = [
+            Fd(os.open(name, h.flags & os.O_ACCMODE | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory.fd))
+            for h in handles
+        ]
+        for handle, file in zip(handles, fresh, strict=True):
+            handle.file = file
+
+    def read(self, handle: int, offset: int, size: int) -> bytes:
+        """Read up to `size` bytes; fewer only at the end of the file."""
+        file = self._handles[handle].file
+        data = os.pread(file.fd, size, offset)
+        while data and len(data) < size and (more := os.pread(file.fd, size - len(data), offset + len(data))):
+            data += more
+        return data
+
+    def read_nowait(self, handle: int, offset: int, size: int) -> bytes | None:
+        """Like `read`, but None where it would have to wait for a device."""
+        file = self._handles[handle].file
+        buffer = bytearray(size)
+        try:
+            done = os.preadv(file.fd, [buffer], offset, os.RWF_NOWAIT)
+        except OSError as error:
+            if error.errno in (errno.EAGAIN, errno.EOPNOTSUPP):
+                return None
+            raise
+        if done == size:
+            return bytes(buffer)
+        # Short: the end of the file, or the end of what is in memory.
+        return bytes(buffer[:done]) if offset + done >= os.fstat(file.fd).st_size else None
+
+    def write(self, handle: int, offset: int, data: bytes) -> int:
+        """Write; returns how many bytes. ENOSPC when the volume or the device is full."""
+        opened = self._handles[handle]
+        file = opened.file
+        self.volume.grow(opened.node, offset, offset + len(data))
+        view = memoryview(data)
+        done = 0
+        while done < len(data):
+            try:
+                done += os.pwrite(file.fd, view[done:], offset + done)
+            except OSError:
+                if done == 0:
+                    raise
+                break  # what was written counts; the error comes again with the rest
+        return done
+
+    def is_synchronous(self, handle: int) -> bool:
+        """Whether writes through a handle wait for the device."""
+        return bool(self._handles[handle].flags & (os.O_SYNC | os.O_DSYNC))
+
+    def fsync(self, handle: int, *, data_only: bool) -> None:
+        """Make a file durable."""
+        file = self._handles[handle].file
+        if data_only:
+            os.fdatasync(file.fd)
+        else:
+            os.fsync(file.fd)
+
+    def flush(self, handle: int) -> None:
+        """One descriptor of the application's was closed: report what closing ours would (NFS and its like)."""
+        os.close(os.dup(self._handles[handle].file.fd))
+
+    def release(self, handle: int) -> None:
+        """The last descriptor of a handle was closed."""
+        with self.volume.lock:
+            opened = self._handles.pop(handle)
+            handles = self._by_node[opened.node]
+            handles.discard(opened)
+            if not handles:
+                del self._by_node[opened.node]
+        # The descriptor is closed on return, without the lock: for an unlinked file that frees its blocks.
+        self.volume.close_file(opened.node, opened.file, write=opened.writes)
+
+    # --- directories ---
+
+    def opendir(self, node: int) -> int:
+        """Open a directory; returns a handle."""
+        with self.volume.lock:
+            if self._entry(node).kind != "dir":
+                raise fail(errno.ENOTDIR)
+            number = next(self._numbers)
+            self._directories[number] = DirectoryHandle(node)
+            return number
+
+    def readdir(self, handle: int, offset: int) -> Iterator[tuple[bytes, Attributes, int]]:
+        """(name, attributes, offset of the next) from `offset` on; 0 reads the directory anew."""
+        opened = self._directories[handle]
+        if offset == 0:
+            with self.volume.lock:
+                above = self.volume.catalog.parent(opened.node)
+                itself = (b".", Entry("dir", opened.node)), (b"..", Entry("dir", above[0] if above else ROOT))
+                opened.names = [*itself, *self.volume.names(opened.node)]
+        for number in range(offset, len(opened.names)):
+            name, entry = opened.names[number]
+            try:
+                with self.volume.lock:
+                    attributes = self._attributes(entry)
+            except FileNotFoundError:
+                continue  # removed since the directory was read
+            yield name, attributes, number + 1
+
+    def releasedir(self, handle: int) -> None:
+        """Close a directory."""
+        del self._directories[handle]
+
+    def fsyncdir(self, handle: int) -> None:
+        """Make a directory's names durable, on every tier that has some."""
+        self.volume.sync_dir(self._directories[handle].node)
+
+    # --- the volume ---
+
+    def close(self) -> None:
+        """Release what the kernel did not: after an abort no release comes."""
+        for number in list(self._handles):
+            self.release(number)
+        self._directories.clear()
+
+    def statfs(self) -> Space:
+        """Size and room of the whole volume. Tiers that share a device share its free space."""
+        block = 4096
+        devices: dict[int, os.statvfs_result] = {}
+        capacity: dict[int, int] = {}
+        free: dict[int, int] = {}
+        for tier in self.volume.tiers:
+            device = os.fstat(tier.root.fd).st_dev
+            devices[device] = status = os.fstatvfs(tier.root.fd)
+            capacity[device] = capacity.get(device, 0) + tier.capacity
+            capacity[device] = min(capacity[device], status.f_blocks * status.f_frsize)
+            free[device] = min(free.get(device, 0) + tier.free(), status.f_bavail * status.f_frsize)
+        return Space(
+            block,
+            sum(capacity.values()) // block,
+            sum(free.values()) // block,
+            sum(status.f_files for status in devices.values()),
+            sum(status.f_favail for status in devices.values()),
+        )
+
+    # --- extended attributes ---
+
+    def getxattr(self, node: int, name: bytes) -> bytes:
+        """Value of a user.* attribute; ENODATA for all others, which cannot be set."""
+        if not name.startswith(b"user."):
+            raise fail(errno.ENODATA, name)
+        with self.volume.lock:
+            at = self._object(node)
+            return os.getxattr(magic_link(at.fd), name)
+
+    def setxattr(self, node: int, name: bytes, value: bytes, flags: int = 0) -> None:
+        """Set a user.* attribute; EOPNOTSUPP for all others."""
+        if not name.startswith(b"user."):
+            raise fail(errno.EOPNOTSUPP, name)
+        with self.volume.lock:
+            self.volume.touch(node)
+            at = self._object(node)
+            os.setxattr(magic_link(at.fd), name, value, flags)
+
+    def listxattr(self, node: int) -> list[bytes]:
+        """Names of the user.* attributes."""
+        with self.volume.lock:
+            at = self._object(node)
+            names = os.listxattr(magic_link(at.fd))
+        return [os.fsencode(name) for name in names if name.startswith("user.")]
+
+    def removexattr(self, node: int, name: bytes) -> None:
+        """Remove a user.* attribute."""
+        if not name.startswith(b"user."):
+            raise fail(errno.EOPNOTSUPP, name)
+        with self.volume.lock:
+            self.volume.touch(node)
+            at = self._object(node)
+            os.removexattr(magic_link(at.fd), name)
+
+
+def _check_name(name: bytes) -> None:
+    if len(name) > NAME_MAX:
+        raise fail(errno.ENAMETOOLONG, name)
+
+
+def _attributes(node: int, status: os.stat_result, nlink: int) -> Attributes:
+    return Attributes(
+        node,
+        status.st_mode,
+        nlink,
+        status.st_uid,
+        status.st_gid,
+        status.st_rdev,
+        status.st_size,
+        status.st_blksize,
+        status.st_blocks,
+        status.st_atime_ns,
+        status.st_mtime_ns,
+        status.st_ctime_ns,
+    )

@@ -1,0 +1,5 @@
+"""`python -m keigo`."""
+
+from keigo.cli import main
+
+main()

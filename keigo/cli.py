@@ -1,0 +1,319 @@
+"""The command line. Every mistake of a user's ends in one line on standard error and a non-zero exit."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable
+from functools import wraps
+from pathlib import Path
+from typing import Any, ParamSpec, TypeVar
+
+import click
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+from keigo import __version__, discover, mounts
+from keigo.config import Config, load
+from keigo.control import ControlError, ask, is_served, request, volume_of
+from keigo.errors import KeigoError
+from keigo.observe import tables
+
+# What serves or opens a volume (FUSE, LMDB, trio) is imported by the commands that do: it would triple the time of
+# a `keigo status`.
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+# Tables keep their columns in a pipe or a log, where rich would assume 80 characters and fold names.
+console = Console(width=None if sys.stdout.isatty() else 160, highlight=False)
+errors = Console(stderr=True, highlight=False)
+
+directory_argument = click.argument("directory", metavar="DIR", type=click.Path(path_type=Path))
+config_option = click.option(
+    "-d", "--devices", required=True, type=click.Path(path_type=Path), help="The devices.yaml of the volume."
+)
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
+
+
+def plain_errors(command: Callable[P, R]) -> Callable[P, R]:
+    """Turn what users can cause into one line and exit status 1."""
+
+    @wraps(command)
+    def wrapped(*args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return command(*args, **kwargs)
+        except KeigoError as error:
+            raise click.ClickException(str(error)) from None
+
+    return wrapped
+
+
+def load_config(path: Path) -> Config:
+    """Load devices.yaml, made absolute: the daemon has another working directory."""
+    return load(Path(os.path.abspath(path)))
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="keigo")
+def main() -> None:
+    """Tiered storage under an unmodified RocksDB, LevelDB or Speedb data directory."""
+
+
+@main.command()
+@click.argument("directory", metavar="[DIR]", required=False, type=click.Path(path_type=Path))
+@click.option("-d", "--devices", default="devices.yaml", type=click.Path(path_type=Path), help="The file to write.")
+@click.option("--force", is_flag=True, help="Replace an existing file.")
+@plain_errors
+def init(directory: Path | None, devices: Path, force: bool) -> None:
+    """Write a devices.yaml from the devices and mounts of this machine, with DIR's device as the in-place tier."""
+    if devices.exists() and not force:
+        raise click.ClickException(f"{devices}: exists already (--force replaces it)")
+    if directory is not None and not directory.is_dir():
+        raise click.ClickException(f"{directory}: no such directory")
+    text = discover.propose(directory, discover.find_mounts())
+    try:
+        devices.write_text(text)
+    except OSError as error:
+        raise click.ClickException(f"{devices}: {error.strerror}") from None
+    console.print(f"wrote {devices}; read it, then: keigo mount {directory or 'DIR'} -d {devices}", soft_wrap=True)
+
+
+@main.command()
+@directory_argument
+@config_option
+@click.option("--driver", default="auto", type=click.Choice(["auto", "pyfuse3"]), show_default=True)
+@click.option("--policy", help="Use this placement policy instead of the configured one.")
+@click.option("--foreground", is_flag=True, help="Do not return; log to standard error.")
+@click.option("--log-file", type=click.Path(path_type=Path), help="Where the daemon logs.")
+@click.option("--debug", is_flag=True, help="Log every decision.")
+@click.option("--ready-fd", type=int, hidden=True)
+@plain_errors
+def mount(
+    directory: Path,
+    devices: Path,
+    driver: str,
+    policy: str | None,
+    foreground: bool,
+    log_file: Path | None,
+    debug: bool,
+    ready_fd: int | None,
+) -> None:
+    """Mount the volume of devices.yaml over DIR. Returns once it is mounted."""
+    from keigo import daemon
+
+    config = load_config(devices)
+    where = Path(mounts.real_path(directory))
+    if log_file is not None:
+        log_file = Path(os.path.abspath(log_file))
+        if Path(os.path.realpath(log_file)).is_relative_to(where):
+            raise KeigoError(f"{log_file}: the log would be inside {directory}, below its own mount")
+    if foreground:
+        daemon.serve(config, where, driver=driver, policy=policy, ready_fd=ready_fd, debug=debug)
+        return
+    log_file = log_file or daemon.default_log_file(config.volume)
+    arguments = [str(where), "-d", str(config.source), "--driver", driver]
+    if policy is not None:
+        arguments += ["--policy", policy]
+    if debug:
+        arguments.append("--debug")
+    ready = daemon.start(arguments, log_file)
+    if ready.error is not None:
+        raise KeigoError(ready.error)
+    for note in ready.notes:
+        errors.print(f"note: {note}", soft_wrap=True)
+    console.print(f"mounted volume {config.volume} at {where}", soft_wrap=True)
+
+
+@main.command()
+@directory_argument
+@plain_errors
+def umount(directory: Path) -> None:
+    """Unmount, after migrations have stopped and everything is closed."""
+    volume = volume_of(directory)
+    where = mounts.real_path(directory)
+    if not is_served(volume):
+        found = mounts.mount_at(where)
+        users = [] if found is None else mounts.users_of(found)
+        if users:
+            raise ControlError(f"{directory}: the daemon is dead, and still in use: {'; '.join(map(str, users[:5]))}")
+        try:
+            mounts.unmount(where)
+        except OSError as error:
+            raise ControlError(f"{directory}: {error.strerror}") from None
+        console.print(f"unmounted {where} (its daemon was dead)", soft_wrap=True)
+        return
+    result = ask(volume, "umount")
+    for line in result["left"]:
+        errors.print(f"note: left behind: {line}", soft_wrap=True)
+    console.print(f"unmounted {where}", soft_wrap=True)
+
+
+@main.command()
+@directory_argument
+@json_option
+@plain_errors
+def status(directory: Path, as_json: bool) -> None:
+    """Show tiers, room, migrations and pins of a mounted volume."""
+    found = ask(volume_of(directory), "status")
+    if as_json:
+        click.echo(json.dumps(found))
+    else:
+        console.print(tables.status_table(found))
+
+
+@main.command()
+@directory_argument
+@json_option
+@click.option("--why", is_flag=True, help="Show the reason for each file's place.")
+@click.option("--summary", is_flag=True, help="A row per tier, role, level and reason instead of per file.")
+@plain_errors
+def ls(directory: Path, as_json: bool, why: bool, summary: bool) -> None:
+    """Show each file's role, level, tier and size."""
+    rows = ask(volume_of(directory), "ls")
+    if as_json:
+        click.echo(json.dumps(rows))
+    elif summary:
+        console.print(tables.where_table(rows))
+    else:
+        console.print(tables.files_table(rows, why=why))
+
+
+@main.command()
+@directory_argument
+@click.option("--offline", is_flag=True, help="The volume is not mounted; needs -d.")
+@click.option("-d", "--devices", type=click.Path(path_type=Path), help="The devices.yaml, with --offline.")
+@plain_errors
+def drain(directory: Path, offline: bool, devices: Path | None) -> None:
+    """Bring every file back to the in-place tier; after umount DIR is an ordinary directory again."""
+    if offline:
+        if devices is None:
+            raise click.UsageError("--offline needs -d devices.yaml")
+        _drain_offline(directory, load_config(devices))
+        return
+    volume = volume_of(directory)
+    result: Any = {}
+    with _progress() as progress:
+        task = progress.add_task("draining", total=None, note="")
+        told: list[str] = []
+        for result in request(volume, "drain"):
+            if "left" not in result:
+                break
+            waiting = result["open"]
+            note = f"waiting for {waiting[0]} to be closed" if waiting and not result["current"] else ""
+            if note and note not in told and not console.is_terminal:
+                told.append(note)
+                errors.print(note, soft_wrap=True)
+            progress.update(task, total=result["total"], completed=result["total"] - result["left"], note=note)
+    console.print(
+        f"drained: {result['files']} file(s) were on other tiers, all files are in place; new ones stay there",
+        soft_wrap=True,
+    )
+
+
+def _drain_offline(directory: Path, config: Config) -> None:
+    from keigo.drain import drain_offline
+    from keigo.service import open_offline
+    from keigo.tiers.opening import dissolve
+
+    volume, _ = open_offline(config, directory)
+    try:
+        with _progress() as progress:
+            task = progress.add_task("draining", total=None, note="")
+            moved = drain_offline(volume, lambda name: progress.update(task, advance=1, note=name))
+        left = dissolve(volume)
+    except BaseException:
+        volume.close()
+        raise
+    for line in left:
+        errors.print(f"note: left behind: {line}", soft_wrap=True)
+    console.print(f"drained: {moved} file(s) brought back; {directory} is an ordinary directory", soft_wrap=True)
+
+
+@main.command()
+@directory_argument
+@click.argument("pattern")
+@click.argument("tier")
+@plain_errors
+def pin(directory: Path, pattern: str, tier: str) -> None:
+    """Keep files whose path matches PATTERN on TIER; closed SST and blob files move there."""
+    result = ask(volume_of(directory), "pin", pattern=pattern, tier=tier)
+    console.print(f"pinned {pattern} to {tier}; {result['matching']} file(s) match now", soft_wrap=True)
+
+
+@main.command()
+@directory_argument
+@click.argument("pattern")
+@plain_errors
+def unpin(directory: Path, pattern: str) -> None:
+    """Remove a pin; files stay where they are until the policy moves them."""
+    ask(volume_of(directory), "unpin", pattern=pattern)
+    console.print(f"unpinned {pattern}", soft_wrap=True)
+
+
+@main.command()
+@directory_argument
+@click.argument("pattern")
+@click.argument("tier")
+@json_option
+@plain_errors
+def migrate(directory: Path, pattern: str, tier: str, as_json: bool) -> None:
+    """Move closed SST and blob files whose path matches PATTERN to TIER now; they stay there."""
+    result: Any = {}
+    with _progress() as progress:
+        task = progress.add_task("moving", total=None, note="")
+        for result in request(volume_of(directory), "migrate", pattern=pattern, tier=tier):
+            if "moved" not in result:
+                progress.update(task, total=result["of"], completed=result["done"])
+    if as_json:
+        click.echo(json.dumps(result))
+    else:
+        for path, why in result["skipped"].items():
+            console.print(f"{path}: not moved: {why}", soft_wrap=True)
+        console.print(f"moved {len(result['moved'])} file(s) to {tier}", soft_wrap=True)
+    if not result["moved"]:
+        sys.exit(1)
+
+
+@main.command()
+@directory_argument
+@config_option
+@click.option("--repair", is_flag=True, help="Set right what can be set right.")
+@plain_errors
+def fsck(directory: Path, devices: Path, repair: bool) -> None:
+    """Check the trees of an unmounted volume against its catalog, and the checksums of files that have one."""
+    from keigo.service import open_offline
+    from keigo.tiers.fsck import check_checksums
+
+    volume, findings = open_offline(load_config(devices), directory, apply=repair)
+    try:
+        with _progress() as progress:
+            task = progress.add_task("checksums", total=None, note="")
+            findings += check_checksums(volume, lambda done, of: progress.update(task, completed=done, total=of))
+        files = sum(tier.files for tier in volume.tiers)
+    finally:
+        if repair:
+            volume.close()
+        else:
+            volume.close_tables()
+    for finding in findings:
+        state = "repaired" if finding.repaired else "NOT repaired" if repair else "found"
+        name = os.fsencode(os.fsdecode(finding.path) or ".").decode(errors="backslashreplace")
+        console.print(f"{name}: {finding.problem}: {finding.detail} [{state}]", markup=False, soft_wrap=True)
+    left = sum(not finding.repaired for finding in findings)
+    console.print(f"{files} file(s) checked, {len(findings)} problem(s), {left} left", soft_wrap=True)
+    if left:
+        sys.exit(1)
+
+
+def _progress() -> Progress:
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[note]}"),
+        console=errors,
+        transient=True,
+        disable=not errors.is_terminal,
+    )

@@ -1,0 +1,170 @@
+"""The control socket: how commands talk to a volume's daemon.
+
+A Unix socket `VOLUME.sock` in the runtime directory, mode 0600. A request is one line of JSON, `{"op": NAME, ...}`;
+the answer is any number of lines `{"progress": ...}`, then one `{"result": ...}` or `{"error": TEXT}`.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import socketserver
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+
+from keigo.errors import KeigoError
+from keigo.mounts import mount_at, real_path
+
+log = logging.getLogger(__name__)
+
+_LINE_MAX: Final = 1 << 16  # a request is a name and a pattern or two
+
+Progress = Callable[[Any], None]
+Operation = Callable[[Mapping[str, Any], Progress], Any]
+
+
+class ControlError(KeigoError):
+    """A request failed; the text is one line for the user."""
+
+
+def runtime_dir() -> Path:
+    """Where sockets live: /run/keigo for root, the user's runtime directory else."""
+    if os.geteuid() == 0:
+        return Path("/run/keigo")
+    return Path(os.environ.get("XDG_RUNTIME_DIR") or f"/tmp/keigo-{os.geteuid()}") / "keigo"  # noqa: S108
+
+
+def socket_path(volume: str) -> Path:
+    """The control socket of a volume."""
+    return runtime_dir() / f"{volume}.sock"
+
+
+class _Handler(socketserver.StreamRequestHandler):
+    server: _Server
+
+    def handle(self) -> None:
+        line = self.rfile.readline(_LINE_MAX)
+        if not line:
+            return
+        try:
+            answer = {"result": self.server.answer(line, self._progress)}
+        except ControlError as error:
+            answer = {"error": str(error)}
+        except Exception as error:  # a defect must not end the daemon; it is logged and told
+            log.exception("request failed: %r", line[:200])
+            answer = {"error": f"the daemon failed: {error!r}; see its log"}
+        self._send(answer)
+
+    def _progress(self, value: Any) -> None:  # noqa: ANN401
+        self._send({"progress": value})
+
+    def _send(self, message: Mapping[str, Any]) -> None:
+        try:
+            self.wfile.write(msgspec.json.encode(message) + b"\n")
+        except OSError as error:
+            log.debug("the client is gone: %s", error)
+
+
+class _Server(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
+    daemon_threads = False
+    block_on_close = True
+
+    def __init__(self, path: Path, operations: Mapping[str, Operation]) -> None:
+        self.operations = operations
+        super().__init__(str(path), _Handler)
+
+    def answer(self, line: bytes, progress: Progress) -> Any:  # noqa: ANN401
+        try:
+            request = msgspec.json.decode(line, type=dict[str, Any])
+        except msgspec.MsgspecError as error:
+            raise ControlError(f"not a request: {error}") from None
+        operation = self.operations.get(str(request.get("op")))
+        if operation is None:
+            raise ControlError(f"unknown request {request.get('op')!r}")
+        return operation(request, progress)
+
+
+class ControlServer:
+    """Answers requests, each in a thread of its own."""
+
+    def __init__(self, volume: str, operations: Mapping[str, Operation]) -> None:
+        path = socket_path(volume)
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if is_served(volume):
+            raise ControlError(f"volume {volume}: is mounted already (its daemon answers on {path})")
+        path.unlink(missing_ok=True)
+        before = os.umask(0o177)
+        try:
+            self._server = _Server(path, operations)
+        finally:
+            os.umask(before)
+        self._path = path
+        self._thread = threading.Thread(target=self._server.serve_forever, name="keigo-control", daemon=True)
+
+    def start(self) -> None:
+        """Begin to answer."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Take no more requests and remove the socket; requests under way go on."""
+        self._path.unlink(missing_ok=True)
+        if self._thread.is_alive():
+            self._server.shutdown()
+        self._server.socket.close()
+
+    def join(self) -> None:
+        """Wait until every request under way is answered."""
+        self._server.server_close()
+
+
+def is_served(volume: str) -> bool:
+    """Whether a daemon answers for a volume."""
+    with socket.socket(socket.AF_UNIX) as client:
+        try:
+            client.connect(str(socket_path(volume)))
+        except OSError:
+            return False
+        return True
+
+
+def request(volume: str, op: str, **arguments: Any) -> Iterator[Any]:  # noqa: ANN401
+    """Send a request; yields what the daemon reports on the way, and last the result.
+
+    Raises ControlError with the daemon's own words, or when it is not there or goes away.
+    """
+    with socket.socket(socket.AF_UNIX) as client:
+        try:
+            client.connect(str(socket_path(volume)))
+        except OSError as error:
+            raise ControlError(f"volume {volume}: no daemon on {socket_path(volume)}: {error.strerror}") from None
+        client.sendall(msgspec.json.encode({"op": op, **arguments}) + b"\n")
+        with client.makefile("rb") as answers:
+            for line in answers:
+                message = msgspec.json.decode(line, type=dict[str, Any])
+                if "error" in message:
+                    raise ControlError(message["error"])
+                if "result" in message:
+                    yield message["result"]
+                    # The daemon ends the connection once it has done what it promised (an unmount: its own end).
+                    return
+                yield message["progress"]
+    raise ControlError(f"volume {volume}: the daemon went away before it answered")
+
+
+def volume_of(directory: Path) -> str:
+    """Name of the volume mounted at a directory. Raises ControlError where there is none."""
+    mount = mount_at(real_path(directory))
+    if mount is None or mount.volume is None:
+        raise ControlError(f"{directory}: no volume is mounted here")
+    return mount.volume
+
+
+def ask(volume: str, op: str, **arguments: Any) -> Any:  # noqa: ANN401
+    """Send a request and return its result."""
+    *_, result = request(volume, op, **arguments)
+    return result

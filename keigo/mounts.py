@@ -1,0 +1,181 @@
+"""Mounts and who holds them, from /proc.
+
+A dead daemon's mount cannot be reached by path (every call says ENOTCONN), so what is known of it comes from
+/proc/self/mountinfo, and who holds files of it from the mount id in /proc/PID/fdinfo (proc(5)).
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+FSTYPE: Final = "fuse.keigo"
+SOURCE: Final = "keigo:"
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Mount:
+    """A line of mountinfo."""
+
+    id: int
+    device: str
+    """major:minor"""
+    path: str
+    fstype: str
+    source: str
+
+    @property
+    def volume(self) -> str | None:
+        """Name of the Keigo volume that is mounted here."""
+        if self.fstype != FSTYPE or not self.source.startswith(SOURCE):
+            return None
+        return self.source.removeprefix(SOURCE)
+
+
+@dataclass(frozen=True, slots=True)
+class Holder:
+    """A process with a file open."""
+
+    pid: int
+    command: str
+    path: str
+
+    def __str__(self) -> str:
+        return f"{self.command} (pid {self.pid}) has {self.path}"
+
+
+def _unescape(text: str) -> str:
+    """Undo mountinfo's octal escapes of blanks and backslashes."""
+    raw = re.sub(rb"\\([0-7]{3})", lambda match: bytes([int(match[1], 8)]), os.fsencode(text))
+    return os.fsdecode(raw)
+
+
+def mounts() -> list[Mount]:
+    """All mounts of this process's mount namespace, the newest last."""
+    found = []
+    for line in Path("/proc/self/mountinfo").read_text(errors="surrogateescape").splitlines():
+        before, _, after = line.partition(" - ")
+        fields, (fstype, source, *_) = before.split(" "), after.split(" ")
+        found.append(Mount(int(fields[0]), fields[2], _unescape(fields[4]), fstype, _unescape(source)))
+    return found
+
+
+def mount_at(path: str) -> Mount | None:
+    """The topmost mount whose mount point is `path` (absolute, without symbolic links)."""
+    return next((mount for mount in reversed(mounts()) if mount.path == path), None)
+
+
+def mounts_below(path: str) -> list[Mount]:
+    """Mounts inside a directory."""
+    prefix = path.rstrip("/") + "/"
+    return [mount for mount in mounts() if mount.path.startswith(prefix)]
+
+
+def real_path(directory: Path) -> str:
+    """`directory` made absolute with symbolic links resolved, without touching the directory itself.
+
+    It may be a dead mount, on which any call fails.
+    """
+    absolute = Path(os.path.abspath(directory))
+    return str(absolute.parent.resolve() / absolute.name)
+
+
+def unmount(path: str) -> None:
+    """umount(2), never lazy: a writer that goes on below a detached mount would share a database with the next.
+
+    Raises OSError, EBUSY where files are open.
+    """
+    if os.geteuid() != 0:
+        import subprocess
+
+        done = subprocess.run(["fusermount3", "-u", path], capture_output=True, text=True, check=False)
+        if done.returncode != 0:
+            import errno
+
+            raise OSError(errno.EBUSY, done.stderr.strip() or "fusermount3 -u failed")
+        return
+    if _libc.umount2(os.fsencode(path), 0) != 0:
+        error = ctypes.get_errno()
+        raise OSError(error, os.strerror(error))
+
+
+def _processes() -> Iterator[tuple[int, str]]:
+    for entry in os.listdir("/proc"):
+        if not entry.isdigit() or int(entry) == os.getpid():
+            continue
+        try:
+            command = Path(f"/proc/{entry}/comm").read_text(errors="replace").strip()
+        except OSError:
+            continue
+        yield int(entry), command
+
+
+def _read(path: str) -> str:
+    """A file of /proc; empty where the process is gone or not ours to look at."""
+    try:
+        return Path(path).read_text(errors="surrogateescape")
+    except OSError:
+        return ""
+
+
+def _link(path: str) -> str:
+    try:
+        return os.readlink(path)
+    except OSError:
+        return ""
+
+
+def _listed(path: str) -> list[str]:
+    try:
+        return os.listdir(path)
+    except OSError:
+        return []
+
+
+def holders_of(mount_ids: set[int], devices: set[str]) -> list[Holder]:
+    """Processes with an open file on one of the mounts, or a mapped file of one of the devices (major:minor)."""
+    found = {}
+    maps = {f"{int(d.split(':')[0]):02x}:{int(d.split(':')[1]):02x}" for d in devices}
+    for pid, command in _processes():
+        for fd in _listed(f"/proc/{pid}/fd"):
+            match = re.search(r"^mnt_id:\s*(\d+)$", _read(f"/proc/{pid}/fdinfo/{fd}"), re.MULTILINE)
+            if match and int(match[1]) in mount_ids:
+                found[pid] = Holder(pid, command, _link(f"/proc/{pid}/fd/{fd}"))
+        for line in _read(f"/proc/{pid}/maps").splitlines():
+            fields = line.split(maxsplit=5)
+            if len(fields) == 6 and fields[3] in maps:
+                found.setdefault(pid, Holder(pid, command, fields[5]))
+    return list(found.values())
+
+
+def users_of(mount: Mount) -> list[Holder]:
+    """Processes that keep a mount busy: open and mapped files, working directories."""
+    found = {holder.pid: holder for holder in holders_of({mount.id}, {mount.device})}
+    for pid, command in _processes():
+        for name in ("cwd", "root"):
+            path = _link(f"/proc/{pid}/{name}")
+            if path == mount.path or path.startswith(mount.path + "/"):
+                found.setdefault(pid, Holder(pid, command, path))
+    return list(found.values())
+
+
+def openers_below(directory: str) -> list[Holder]:
+    """Processes with a file open or mapped below a directory that is not a mount; directories and cwd do not count."""
+    prefix = directory.rstrip("/") + "/"
+    found = {}
+    for pid, command in _processes():
+        for fd in _listed(f"/proc/{pid}/fd"):
+            path = _link(f"/proc/{pid}/fd/{fd}")
+            if path.startswith(prefix) and not Path(path).is_dir():
+                found[pid] = Holder(pid, command, path)
+        for line in _read(f"/proc/{pid}/maps").splitlines():
+            fields = line.split(maxsplit=5)
+            if len(fields) == 6 and fields[5].startswith(prefix):
+                found.setdefault(pid, Holder(pid, command, fields[5]))
+    return list(found.values())

@@ -1,0 +1,1 @@
+"""What users see of a running volume: plain data for programs, tables for people."""

@@ -1,0 +1,95 @@
+"""Tables for people, drawn with rich."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from keigo.units import format_size
+
+
+def _bar(used: int, capacity: int, width: int = 20) -> Text:
+    share = min(1.0, used / capacity) if capacity else 0.0
+    filled = round(share * width)
+    colour = "red" if share > 0.95 else "yellow" if share > 0.8 else "green"
+    return Text("█" * filled, style=colour) + Text("░" * (width - filled), style="dim") + Text(f" {share:4.0%}")
+
+
+def status_table(status: Mapping[str, Any]) -> RenderableType:
+    """A volume's state: a head line, a row per tier, and what the mover does."""
+    head = Text.assemble(
+        ("volume ", "dim"),
+        (str(status["volume"]), "bold"),
+        (" at ", "dim"),
+        str(status["mount"]),
+        (f"   driver {status['driver']} ({status['driver_reason']}), policy {status['policy']}, ", "dim"),
+        (f"pid {status['pid']}", "dim"),
+    )
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for name, justify in (("tier", "left"), ("path", "left"), ("files", "right"), ("used", "right")):
+        table.add_column(name, justify=justify)  # type: ignore[arg-type]
+    table.add_column("capacity", justify="right")
+    table.add_column("")
+    for tier in status["tiers"]:
+        place = f"{tier['path']} (in place)" if tier["in_place"] else tier["path"]
+        table.add_row(
+            tier["name"],
+            place,
+            str(tier["files"]),
+            format_size(tier["used"]),
+            format_size(tier["capacity"]),
+            _bar(tier["used"], tier["capacity"]),
+        )
+    moves = status["migrations"]
+    line = f"migrations: {moves['done']} done ({format_size(moves['bytes'])}), {moves['waiting']} waiting"
+    if moves["failed"]:
+        line += f", {moves['failed']} failed (last: {moves['last_error']})"
+    if moves["current"]:
+        line += f", now {moves['current']}"
+    lines: list[RenderableType] = [head, table, Text(line)]
+    if status["draining"]:
+        left = "all files are in place" if not status["guards"] else "files are being brought back"
+        lines.append(Text(f"draining: {left}", style="yellow"))
+    if status["pins"]:
+        pins = ", ".join(f"{pattern} -> {tier}" for pattern, tier in status["pins"].items())
+        lines.append(Text(f"pins: {pins}"))
+    return Group(*lines)
+
+
+def files_table(rows: Sequence[Mapping[str, Any]], *, why: bool) -> RenderableType:
+    """A row per file."""
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    table.add_column("name", overflow="fold")
+    table.add_column("role")
+    table.add_column("level", justify="right")
+    table.add_column("tier")
+    table.add_column("size", justify="right")
+    if why:
+        table.add_column("why", overflow="fold")
+    for row in rows:
+        level = "" if row["level"] is None else str(row["level"])
+        cells = [row["name"], row["role"], level, row["tier"], format_size(row["size"])]
+        table.add_row(*cells, *([row["reason"]] if why else []))
+    return table
+
+
+def where_table(rows: Sequence[Mapping[str, Any]]) -> RenderableType:
+    """Which kinds of files went to which tier, and why: one row for each combination."""
+    groups: dict[tuple[str, str, str, str], list[int]] = defaultdict(list)
+    for row in rows:
+        level = "" if row["level"] is None else str(row["level"])
+        groups[row["tier"], row["role"], level, row["reason"]].append(row["size"])
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for name in ("tier", "role"):
+        table.add_column(name)
+    for name in ("level", "files", "size"):
+        table.add_column(name, justify="right")
+    table.add_column("why", overflow="fold")
+    for (tier, role, level, reason), sizes in groups.items():
+        table.add_row(tier, role, level, str(len(sizes)), format_size(sum(sizes)), reason)
+    return table

@@ -1,0 +1,388 @@
+"""The daemon of one mount: wires volume, namespace, driver, mover and control socket together.
+
+The main thread serves the driver. Others: the mover, the control server with a thread per request, the flusher
+(commits the catalog), a drainer while a drain runs. The end is always the same, whoever unmounted: the driver
+returns, then mover and flusher stop, then the volume closes.
+"""
+
+from __future__ import annotations
+
+import errno
+import fnmatch
+import logging
+import os
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Final
+
+import lmdb
+import msgspec
+
+from fusefs.driver import Driver, DriverError
+from fusefs.namespace import Namespace
+from fusefs.pyfuse3_driver import Pyfuse3Driver
+from keigo import mounts
+from keigo.config import Config, check
+from keigo.control import ControlError, ControlServer, Progress, is_served
+from keigo.drain import Drainer
+from keigo.errors import KeigoError
+from keigo.lsm.roles import IMMUTABLE, Role
+from keigo.observe.status import file_rows, status_of
+from keigo.placement.levels import LevelsPolicy
+from keigo.placement.policy import Policy
+from keigo.tiers.catalog import boot_id
+from keigo.tiers.fds import read_file, write_durably
+from keigo.tiers.mover import Mover, Request, elsewhere
+from keigo.tiers.opening import dissolve, open_volume
+from keigo.tiers.scan import Finding
+from keigo.tiers.tier import TierError
+from keigo.tiers.volume import Volume
+
+log = logging.getLogger(__name__)
+
+_FLUSH_EVERY: Final = 1.0  # seconds; what a crash of the daemon may cost the catalog in levels, never in files
+_MOUNTED: Final = b"mounted.json"
+
+
+class MountError(KeigoError):
+    """The volume cannot be mounted; the text is one line that says why."""
+
+
+class _Mounted(msgspec.Struct):
+    """Contents of mounted.json: the mount that may still have holders after it was lazily detached."""
+
+    boot: str
+    mount_id: int
+    device: str
+
+
+def make_policy(config: Config, name: str | None = None) -> Policy:
+    """The placement policy that the configuration, or `name`, asks for. Raises MountError for an unknown name."""
+    chosen = name or config.placement.policy
+    if chosen != "levels":
+        raise MountError(f"{config.source}: placement: policy: {chosen!r} is not known; known: levels")
+    names = [tier.name for tier in config.tiers]
+    in_place = next((index for index, tier in enumerate(config.tiers) if tier.in_place), len(names) - 1)
+    levels = [frozenset(config.placement.levels.get(tier, ())) for tier in names]
+    return LevelsPolicy(levels, in_place)
+
+
+def make_driver(name: str) -> tuple[Driver, str]:
+    """The driver to use and why it was chosen."""
+    if name == "pyfuse3":
+        return Pyfuse3Driver(), "asked for"
+    return Pyfuse3Driver(), "the only one in this version"
+
+
+def prepare(directory: Path) -> Path:
+    """Make sure that a volume may be mounted over `directory`; returns its real path.
+
+    A mount whose daemon is dead is unmounted first, unless a process still holds files of it. Raises MountError.
+    """
+    path = mounts.real_path(directory)
+    mount = mounts.mount_at(path)
+    if mount is not None and mount.volume is not None:
+        if is_served(mount.volume):
+            raise MountError(f"{directory}: is mounted already (volume {mount.volume})")
+        holders = mounts.users_of(mount)
+        if holders:
+            raise MountError(
+                f"{directory}: the daemon of volume {mount.volume} is dead and its files are still in use: "
+                + "; ".join(map(str, holders[:5]))
+                + ". End these processes and mount again"
+            )
+        try:
+            mounts.unmount(path)
+        except OSError as error:
+            raise MountError(f"{directory}: the dead mount of volume {mount.volume}: {error.strerror}") from error
+    elif mount is not None and mount.fstype.startswith("fuse"):
+        raise MountError(f"{directory}: is a mount of {mount.fstype} already")
+    below = mounts.mounts_below(path)
+    if below:
+        raise MountError(f"{directory}: another file system is mounted inside, at {below[0].path}")
+    if not Path(path).is_dir():
+        raise MountError(f"{directory}: no such directory")
+    resolved = str(Path(path).resolve())
+    openers = mounts.openers_below(resolved)
+    if openers:
+        raise MountError(
+            f"{directory}: files below are open, and would be written underneath the mount: "
+            + "; ".join(map(str, openers[:5]))
+        )
+    return Path(resolved)
+
+
+class Service:
+    """One mounted volume."""
+
+    def __init__(
+        self,
+        config: Config,
+        directory: Path,
+        *,
+        driver: str = "auto",
+        policy: str | None = None,
+        allow_other: bool | None = None,
+    ) -> None:
+        self.config = config
+        self.directory = directory
+        self.driver, self.driver_reason = make_driver(driver)
+        self._policy_name = policy
+        self._allow_other = os.geteuid() == 0 if allow_other is None else allow_other
+        self._ended = threading.Event()
+        self._end_flusher = threading.Event()
+        self._left: list[str] = []
+        self._drainer: Drainer | None = None
+        self._closing = threading.Lock()
+
+    def run(self, ready: Callable[[list[Finding]], None]) -> None:
+        """Mount, call `ready`, serve until unmounted, close. Raises MountError with nothing mounted or locked."""
+        self.directory = prepare(self.directory)
+        check(self.config, self.directory)
+        policy = make_policy(self.config, self._policy_name)
+        try:
+            self.control = ControlServer(self.config.volume, self._operations())
+        except (ControlError, OSError) as error:
+            raise MountError(str(error)) from error
+        try:
+            self._open(policy)
+        except BaseException:
+            self.control.stop()
+            raise
+        log.info("mounted volume %s at %s (%s)", self.config.volume, self.directory, self.driver.name)
+        self.driver.serve(lambda: self._started(ready), self._asked_to_stop)
+        self._close()
+
+    def _open(self, policy: Policy) -> None:
+        try:
+            self.volume, self.findings = open_volume(self.config, self.directory, policy)
+        except TierError as error:
+            raise MountError(str(error)) from error
+        for finding in self.findings:
+            log.warning("%s: %s: %s", os.fsdecode(finding.path), finding.problem, finding.detail)
+        try:
+            self._refuse_detached()
+            self.namespace = Namespace(self.volume)
+            self.mover = Mover(self.volume, self.config.copy_limit)
+            self.driver.mount(
+                self.namespace,
+                str(self.directory),
+                mounts.SOURCE + self.config.volume,
+                allow_other=self._allow_other,
+            )
+            self._note_mount()
+        except (DriverError, OSError) as error:
+            self.volume.close()
+            raise MountError(str(error)) from error
+        except MountError:
+            self.volume.close()
+            raise
+
+    def _refuse_detached(self) -> None:
+        """Refuse while a process holds files of an earlier mount of this volume that was detached lazily."""
+        try:
+            last = msgspec.json.decode(read_file(self.volume.primary.state.fd, _MOUNTED), type=_Mounted)
+        except (FileNotFoundError, msgspec.MsgspecError):
+            return
+        if last.boot != boot_id() or any(mount.id == last.mount_id for mount in mounts.mounts()):
+            return
+        holders = mounts.holders_of({last.mount_id}, set())
+        if holders:
+            raise MountError(
+                f"{self.directory}: files of an earlier mount are still in use: " + "; ".join(map(str, holders[:5]))
+            )
+
+    def _note_mount(self) -> None:
+        mount = mounts.mount_at(str(self.directory))
+        if mount is not None:
+            note = _Mounted(boot_id(), mount.id, mount.device)
+            write_durably(self.volume.primary.state.fd, _MOUNTED, msgspec.json.encode(note))
+
+    def _started(self, ready: Callable[[list[Finding]], None]) -> None:
+        self.mover.start()
+        self._flusher = threading.Thread(target=self._flush_often, name="keigo-flusher", daemon=True)
+        self._flusher.start()
+        self.control.start()
+        ready(self.findings)
+
+    def _flush_often(self) -> None:
+        failed = False
+        while not self._end_flusher.wait(_FLUSH_EVERY):
+            try:
+                self.volume.flush()
+                failed = False
+            except lmdb.Error as error:
+                if not failed:
+                    log.warning("the catalog cannot be written: %s", error)
+                failed = True
+
+    def _asked_to_stop(self) -> None:
+        """SIGTERM or SIGINT: unmount, if nobody uses the files; else go on serving, for they are somebody's."""
+        try:
+            self._unmount()
+        except ControlError as error:
+            log.error("asked to stop, but: %s", error)
+
+    def _unmount(self) -> None:
+        """Stop migrations and unmount. Raises ControlError naming who keeps the mount busy; it then goes on."""
+        self.mover.pause()
+        try:
+            mounts.unmount(str(self.directory))
+        except OSError as error:
+            self.mover.resume()
+            if error.errno != errno.EBUSY:
+                raise ControlError(f"{self.directory}: {error.strerror}") from error
+            mount = mounts.mount_at(str(self.directory))
+            users = [] if mount is None else mounts.users_of(mount)
+            who = "; ".join(map(str, users[:5])) or "a process of another mount namespace, or the kernel"
+            raise ControlError(f"{self.directory}: is in use: {who}") from None
+
+    def _close(self) -> None:
+        self.mover.stop()
+        self._end_flusher.set()
+        self._flusher.join()
+        self.namespace.close()
+        try:
+            os.unlink(_MOUNTED, dir_fd=self.volume.primary.state.fd)
+        except FileNotFoundError:
+            pass
+        if self.volume.draining and not self.volume.guarded and not elsewhere(self.volume):
+            self._left = dissolve(self.volume)
+        else:
+            self.volume.close()
+        log.info("volume %s is closed", self.config.volume)
+        self.control.stop()
+        self._ended.set()
+        self.control.join()
+
+    # --- requests ---
+
+    def _operations(self) -> Mapping[str, Callable[[Mapping[str, Any], Progress], Any]]:
+        return {
+            "status": self._status,
+            "ls": self._ls,
+            "umount": self._umount,
+            "drain": self._drain,
+            "pin": self._pin,
+            "unpin": self._unpin,
+            "migrate": self._migrate,
+        }
+
+    def _status(self, _request: Mapping[str, Any], _progress: Progress) -> Any:  # noqa: ANN401
+        status = status_of(self.volume)
+        return {
+            "pid": os.getpid(),
+            "volume": self.config.volume,
+            "mount": str(self.directory),
+            "config": str(self.config.source),
+            "driver": self.driver.name,
+            "driver_reason": self.driver_reason,
+            **status,
+            "migrations": asdict(self.mover.progress),
+        }
+
+    def _ls(self, _request: Mapping[str, Any], _progress: Progress) -> Any:  # noqa: ANN401
+        return file_rows(self.volume)
+
+    def _umount(self, _request: Mapping[str, Any], progress: Progress) -> Any:  # noqa: ANN401
+        self._unmount()
+        progress("unmounted")
+        self._ended.wait()
+        return {"left": self._left}
+
+    def _drain(self, _request: Mapping[str, Any], progress: Progress) -> Any:  # noqa: ANN401
+        with self._closing:
+            if self._drainer is None or self._drainer.finished:
+                self._drainer = Drainer(self.volume, self.mover)
+                self._drainer.start()
+            drainer = self._drainer
+        return drainer.follow(progress)
+
+    def _pin(self, request: Mapping[str, Any], _progress: Progress) -> Any:  # noqa: ANN401
+        pattern, tier = _text(request, "pattern"), self._tier(request)
+        with self.volume.lock:
+            try:
+                self.volume.pins.pin(pattern, tier)
+            except OSError as error:
+                raise ControlError(f"the pin cannot be stored: {error.strerror}") from error
+        self.mover.poke()
+        return {"matching": len(self._matching(pattern))}
+
+    def _unpin(self, request: Mapping[str, Any], _progress: Progress) -> Any:  # noqa: ANN401
+        pattern = _text(request, "pattern")
+        with self.volume.lock:
+            if pattern in self.config.pins:
+                raise ControlError(f"{pattern}: is pinned by {self.config.source}; remove it there")
+            try:
+                removed = self.volume.pins.unpin(pattern)
+            except OSError as error:
+                raise ControlError(f"the pins cannot be stored: {error.strerror}") from error
+            if not removed:
+                known = ", ".join(self.volume.pins.all()) or "none"
+                raise ControlError(f"{pattern}: no such pin (pins: {known})")
+        self.mover.poke()
+        return {}
+
+    def _migrate(self, request: Mapping[str, Any], progress: Progress) -> Any:  # noqa: ANN401
+        pattern, tier = _text(request, "pattern"), self._tier(request)
+        found = self._matching(pattern)
+        if not found:
+            raise ControlError(f"{pattern}: no file matches")
+        waiting = threading.Semaphore(0)
+        outcome: dict[str, str | None] = {}
+        for file, path, role in found:
+            if role not in IMMUTABLE:
+                outcome[path] = "only SST and blob files move"
+                waiting.release()
+                continue
+
+            def done(why: str | None, path: str = path) -> None:
+                outcome[path] = why
+                waiting.release()
+
+            self.mover.submit(Request(file, tier, f"moved to {tier} by command", done, keep=True))
+        for number in range(1, len(found) + 1):
+            waiting.acquire()
+            progress({"done": number, "of": len(found)})
+        return {
+            "moved": sorted(path for path, why in outcome.items() if why is None),
+            "skipped": {path: why for path, why in sorted(outcome.items()) if why is not None},
+        }
+
+    def _tier(self, request: Mapping[str, Any]) -> str:
+        tier = _text(request, "tier")
+        if tier not in self.volume.by_name:
+            raise ControlError(f"{tier}: no such tier (tiers: {', '.join(self.volume.by_name)})")
+        return tier
+
+    def _matching(self, pattern: str) -> list[tuple[int, str, Role]]:
+        with self.volume.lock:
+            found = [
+                (file, os.fsdecode(self.volume.path(*record.links[0])), record.role)
+                for file, record in self.volume.catalog.files()
+                if not record.special
+            ]
+        return [item for item in found if fnmatch.fnmatchcase(item[1], pattern)]
+
+
+def _text(request: Mapping[str, Any], key: str) -> str:
+    value = request.get(key)
+    if not isinstance(value, str) or not value:
+        raise ControlError(f"request without {key}")
+    return value
+
+
+def open_offline(config: Config, directory: Path, *, apply: bool = True) -> tuple[Volume, list[Finding]]:
+    """Open a volume that is not mounted, for `fsck` and `drain --offline`. Raises MountError."""
+    path = mounts.real_path(directory)
+    mount = mounts.mount_at(path)
+    if mount is not None and mount.volume is not None:
+        raise MountError(f"{directory}: volume {mount.volume} is mounted; umount it first")
+    resolved = prepare(directory)
+    check(config, resolved)
+    try:
+        return open_volume(config, resolved, make_policy(config), apply=apply)
+    except TierError as error:
+        raise MountError(str(error)) from error

@@ -1,0 +1,105 @@
+"""The guard: what keeps a bare data directory from being opened while some of its files are elsewhere.
+
+With the WAL on another tier, RocksDB and LevelDB open the bare directory without an error and lose its keys; with
+CURRENT elsewhere they make a new database and delete the tables left in place. So beside each database on the
+in-place tier a *directory* named LOCK stands where they expect a file: opening it fails with EISDIR before they
+touch anything but their info log. The mount shows the database's own LOCK instead, which lives on another tier.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from typing import Final
+
+from keigo import failpoints
+from keigo.tiers.fds import RENAME_EXCHANGE, Fd, lstat_or_none, open_dir, renameat2
+from keigo.tiers.tier import Tier
+
+LOCK: Final = b"LOCK"
+NOTE: Final = b"KEIGO-READ-ME"
+_TEXT: Final = b"""\
+Some files of this database are on other tiers, managed by Keigo. Opening it here would lose data, so this
+directory stands in the way. Mount it (keigo mount), or bring every file back first:
+
+    keigo drain --offline -d devices.yaml DIR
+"""
+
+
+def is_guard(directory: Fd) -> bool:
+    """Whether LOCK in this directory of the in-place tier is a guard."""
+    found = lstat_or_none(LOCK, directory.fd)
+    if found is None or not stat.S_ISDIR(found.st_mode):
+        return False
+    inside = open_dir(LOCK, directory.fd)
+    return lstat_or_none(NOTE, inside.fd) is not None
+
+
+def put(tier: Tier, directory: Fd) -> None:
+    """Set a guard in a directory of the in-place tier, durably; a LOCK file there is replaced in one step.
+
+    The caller has put the database's own LOCK on another tier before. Raises OSError with nothing changed.
+    """
+    name = _build(tier)
+    failpoints.hit("guard.built")
+    existing = lstat_or_none(LOCK, directory.fd)
+    if existing is None:
+        os.rename(name, LOCK, src_dir_fd=tier.incoming.fd, dst_dir_fd=directory.fd)
+    elif stat.S_ISDIR(existing.st_mode):
+        raise OSError(errno.EEXIST, "a directory named LOCK is in the way of the guard")
+    else:
+        renameat2(tier.incoming.fd, name, directory.fd, LOCK, RENAME_EXCHANGE)
+        failpoints.hit("guard.exchanged")
+        os.unlink(name, dir_fd=tier.incoming.fd)
+    os.fsync(directory.fd)
+    failpoints.hit("guard.done")
+
+
+def _build(tier: Tier) -> bytes:
+    """Make a guard among the incoming files; returns its name there."""
+    name = b"guard"
+    os.mkdir(name, 0o755, dir_fd=tier.incoming.fd)
+    inside = open_dir(name, tier.incoming.fd)
+    note = os.open(NOTE, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644, dir_fd=inside.fd)
+    try:
+        os.write(note, _TEXT)
+        os.fsync(note)
+    finally:
+        os.close(note)
+    os.fsync(inside.fd)
+    return name
+
+
+def copy_lock(source: Fd, target: Fd, name: bytes) -> None:
+    """Copy LOCK from one directory to `name` in another, with owner, mode and contents; the file is synced."""
+    old = Fd(os.open(LOCK, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=source.fd))
+    status = os.fstat(old.fd)
+    new = Fd(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=target.fd))
+    while chunk := os.read(old.fd, 1 << 20):
+        view = memoryview(chunk)
+        while view:
+            view = view[os.write(new.fd, view) :]
+    os.fchown(new.fd, status.st_uid, status.st_gid)
+    os.fchmod(new.fd, stat.S_IMODE(status.st_mode))
+    os.utime(new.fd, ns=(status.st_atime_ns, status.st_mtime_ns))
+    os.fsync(new.fd)
+
+
+def remove(tier: Tier, directory: Fd, elsewhere: Fd | None) -> None:
+    """Take the guard away, durably.
+
+    In its place comes a copy of the LOCK that stands in directory `elsewhere` of another tier, or nothing. Raises
+    OSError.
+    """
+    name = b"unguard"
+    if elsewhere is None:
+        os.rename(LOCK, name, src_dir_fd=directory.fd, dst_dir_fd=tier.incoming.fd)
+    else:
+        copy_lock(elsewhere, tier.incoming, name)
+        renameat2(tier.incoming.fd, name, directory.fd, LOCK, RENAME_EXCHANGE)
+    failpoints.hit("unguard.exchanged")
+    os.fsync(directory.fd)
+    inside = open_dir(name, tier.incoming.fd)
+    os.unlink(NOTE, dir_fd=inside.fd)
+    os.rmdir(name, dir_fd=tier.incoming.fd)

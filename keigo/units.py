@@ -1,0 +1,52 @@
+"""Sizes for people: `64MiB`, `1.5 GiB`, `10GB`, `4096`. Binary units end in `iB`, decimal ones in `B`."""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+_UNITS: Final = {
+    "": 1,
+    "b": 1,
+    "kib": 1 << 10,
+    "mib": 1 << 20,
+    "gib": 1 << 30,
+    "tib": 1 << 40,
+    "pib": 1 << 50,
+    "kb": 10**3,
+    "mb": 10**6,
+    "gb": 10**9,
+    "tb": 10**12,
+    "pb": 10**15,
+}
+_SIZE: Final = re.compile(r"(\d+(?:\.\d+)?)\s*([A-Za-z]*)", re.ASCII)
+
+
+def parse_size(text: str | int) -> int:
+    """Bytes of a human size. Raises ValueError with one line that shows `text` and what is understood."""
+    if isinstance(text, int):
+        if text < 0:
+            raise ValueError(f"{text} is negative")
+        return text
+    match = _SIZE.fullmatch(text.strip())
+    unit = None if match is None else _UNITS.get(match[2].lower())
+    if match is None or unit is None:
+        raise ValueError(f"{text!r} is not a size (like 4096, 64MiB, 1.5GiB, 10GB)")
+    if "." not in match[1]:
+        return int(match[1]) * unit
+    return int(float(match[1]) * unit)
+
+
+def parse_rate(text: str | int) -> int:
+    """Bytes per second of a human rate, `200MiB/s` or `200MiB`. Raises ValueError."""
+    return parse_size(text.strip().removesuffix("/s") if isinstance(text, str) else text)
+
+
+def format_size(size: int) -> str:
+    """A size in the largest binary unit that leaves at least 1, with one decimal above bytes."""
+    value = float(size)
+    for unit in ("B", "KiB", "MiB", "GiB", "TiB"):
+        if abs(value) < 1024:
+            return f"{size} B" if unit == "B" else f"{value:.1f} {unit}"
+        value /= 1024
+    return f"{value:.1f} PiB"

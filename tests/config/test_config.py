@@ -1,0 +1,180 @@
+"""devices.yaml: what is valid, and the one line for each mistake."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from keigo.config import Config, ConfigError, check, default_levels, load
+
+ROOT = Path(__file__).parents[2]
+ONE = "volume: v\ntiers:\n- {name: a, in_place: true}\n"
+TWO = "volume: v\ntiers:\n- {name: a, path: /x}\n- {name: b, in_place: true}\n"
+
+
+def read(tmp_path: Path, text: str | bytes) -> Config:
+    path = tmp_path / "devices.yaml"
+    path.write_bytes(text.encode() if isinstance(text, str) else text)
+    return load(path)
+
+
+def message(error: pytest.ExceptionInfo[ConfigError]) -> str:
+    text = str(error.value)
+    assert text.count("\n") == 0
+    return text
+
+
+def test_the_example_in_the_repository() -> None:
+    config = load(ROOT / "devices.yaml")
+    assert config.volume == "orders"
+    assert [tier.name for tier in config.tiers] == ["nvmm", "nvme", "sata"]
+    assert config.tiers[0].capacity == 32 << 30
+    assert config.tiers[0].reserve_bytes(1000) == 50
+    assert config.tiers[2].in_place
+    assert config.placement.levels["nvmm"] == ("wal", 0, 1)
+    assert config.pins == {"archive/*": "sata"}
+    assert config.copy_limit == 200 << 20
+
+
+def test_defaults(tmp_path: Path) -> None:
+    config = read(tmp_path, TWO)
+    assert config.tiers[0].capacity is None
+    assert config.tiers[0].reserve_bytes(1000) == 50
+    assert config.placement.policy == "levels"
+    assert config.placement.levels == {"a": ("wal", 0, 1), "b": (2, 3, 4, 5, 6)}
+    assert (config.catalog, config.copy_limit, config.pins) == (None, None, {})
+
+
+def test_a_relative_path_is_beside_the_file(tmp_path: Path) -> None:
+    config = read(tmp_path, "volume: v\ntiers: [{name: a, path: fast}]\n")
+    assert config.tiers[0].path == tmp_path / "fast"
+
+
+@pytest.mark.parametrize("count", range(1, 10))
+def test_default_levels_are_complete_and_monotone(count: int) -> None:
+    names = [f"t{number}" for number in range(count)]
+    levels = [level for name in names for level in default_levels(names)[name]]
+    assert levels == ["wal", 0, 1, 2, 3, 4, 5, 6]
+
+
+MISTAKES = [
+    ("", 1, "must be a mapping"),
+    ("- a\n", 1, "must be a mapping"),
+    ("a: [\n", 2, "not YAML"),
+    ("volume: v\nvolume: w\ntiers: []\n", 2, "duplicate key"),
+    (b"volume: v\n\xff\n", 2, "UTF-8"),
+    ("volume: v\n", 1, "tiers: is missing"),
+    ("volume: v\ntiers: []\n", 2, "must be a list of tiers"),
+    ("volume: v\ntiers: yes\n", 2, "must be a list of tiers"),
+    ("tiers:\n- {name: a, in_place: true}\n", 1, "volume: is missing"),
+    ("volume: a/b\ntiers:\n- {name: a, in_place: true}\n", 1, "'a/b' is not a name"),
+    ("volume: 7\ntiers:\n- {name: a, in_place: true}\n", 1, "must be a text, not 7"),
+    (ONE + "cache: {tier: a}\n", 4, "cache: unknown key"),
+    (ONE + "copy_limt: 3\n", 4, "did you mean copy_limit?"),
+    ("volume: v\ntiers:\n- {name: a, pth: /x}\n", 3, "did you mean path?"),
+    ("volume: v\ntiers:\n- {path: /x}\n", 3, "name: is missing"),
+    ("volume: v\ntiers:\n- {name: a}\n", 3, "needs a path"),
+    ("volume: v\ntiers:\n- just text\n", 3, "must be a mapping"),
+    ("volume: v\ntiers:\n- {name: a, path: /x, in_place: true}\n", 3, "has a path and in_place"),
+    ("volume: v\ntiers:\n- {name: a, in_place: 1}\n", 3, "must be true or false"),
+    ("volume: v\ntiers:\n- {name: a, path: /x}\n- {name: a, in_place: true}\n", 4, "name of two tiers"),
+    ("volume: v\ntiers:\n- {name: a, in_place: true}\n- {name: b, in_place: true}\n", 4, "second tier with in_place"),
+    ("volume: v\ntiers:\n- name: a\n  path: /x\n  capacity: 3 apples\n", 5, "'3 apples' is not a size"),
+    ("volume: v\ntiers:\n- name: a\n  path: /x\n  capacity: 0\n", 5, "above zero"),
+    ("volume: v\ntiers:\n- name: a\n  path: /x\n  capacity: -1\n", 5, "negative"),
+    ("volume: v\ntiers:\n- name: a\n  path: /x\n  reserve: 120%\n", 5, "not between"),
+    ("volume: v\ntiers:\n- name: a\n  path: /x\n  capacity: 1MiB\n  reserve: 2MiB\n", 6, "leaves nothing"),
+    (ONE + "placement: {policy: best}\n", 4, "'best' is not a policy"),
+    (ONE + "placement: {policy: levels, levls: {}}\n", 4, "did you mean levels?"),
+    (ONE + "placement:\n  levels:\n    c: [1]\n", 6, "'c' is not a tier"),
+    (ONE + "placement:\n  levels:\n    a: 1\n", 6, "must be a list of levels"),
+    (ONE + "placement:\n  levels:\n    a: [wall]\n", 6, "'wall' is not a level"),
+    (ONE + "placement:\n  levels:\n    a: [true]\n", 6, "is not a level"),
+    (TWO + "placement:\n  levels:\n    a: [1]\n    b: [2, 1]\n", 8, "1 is listed for a too"),
+    (ONE + "pins: [a]\n", 4, "must map patterns"),
+    (ONE + "pins:\n  '*': c\n", 5, "'c' is not a tier"),
+    (ONE + "pins:\n  '': a\n", 5, "is not a pattern"),
+    (ONE + "catalog: c\n", 4, "'c' is not a tier"),
+    (ONE + "copy_limit: fast\n", 4, "'fast' is not a size"),
+]
+
+
+@pytest.mark.parametrize(("text", "line", "fragment"), MISTAKES)
+def test_a_mistake_is_one_line(tmp_path: Path, text: str | bytes, line: int, fragment: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        read(tmp_path, text)
+    assert message(error).startswith(f"{tmp_path}/devices.yaml:{line}: ")
+    assert fragment in message(error)
+
+
+def test_no_such_file(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="No such file"):
+        load(tmp_path / "absent.yaml")
+
+
+@given(st.binary(max_size=200) | st.text(max_size=200).map(str.encode))
+@example(b"!!timestamp 99")
+@example(b"? {a: b}\n: c")
+@example(b"volume: v\ntiers: [[[]]]")
+@example(b"&a [*a]")
+@example(b"tiers: &t [*t]\nvolume: v")
+def test_any_bytes_are_valid_or_a_config_error(tmp_path_factory: pytest.TempPathFactory, raw: bytes) -> None:
+    path = tmp_path_factory.getbasetemp() / "fuzzed.yaml"
+    path.write_bytes(raw)
+    try:
+        load(path)
+    except ConfigError as error:
+        assert "\n" not in str(error)
+
+
+class TestCheck:
+    """What depends on the machine."""
+
+    def check(self, tmp_path: Path, tiers: str, at: str = "db") -> None:
+        path = tmp_path / "devices.yaml"
+        path.write_text(f"volume: v\ntiers:\n{tiers}")
+        check(load(path), tmp_path / at)
+
+    @pytest.fixture(autouse=True)
+    def directories(self, tmp_path: Path) -> None:
+        for name in ("db", "fast", "mid", "db/inside", "fast/inside"):
+            (tmp_path / name).mkdir()
+        (tmp_path / "file").touch()
+        (tmp_path / "link").symlink_to(tmp_path / "fast")
+
+    def test_valid(self, tmp_path: Path) -> None:
+        self.check(tmp_path, "- {name: a, path: fast}\n- {name: b, in_place: true}\n")
+
+    @pytest.mark.parametrize(
+        ("tiers", "at", "line", "fragment"),
+        [
+            ("- {name: a, path: none}\n- {name: b, in_place: true}\n", "db", 3, "no such directory"),
+            ("- {name: a, path: file}\n- {name: b, in_place: true}\n", "db", 3, "is not a directory"),
+            ("- {name: a, path: fast}\n- {name: b, path: link}\n", "empty", 4, "is the directory of tier a too"),
+            ("- {name: a, path: fast}\n- {name: b, path: fast/inside}\n", "empty", 4, "one inside the other"),
+            ("- {name: a, path: db/inside}\n- {name: b, in_place: true}\n", "db", 3, "below the mount"),
+            ("- {name: a, path: .}\n- {name: b, in_place: true}\n", "db", 3, "contains"),
+            ("- {name: a, path: db}\n- {name: b, in_place: true}\n", "db", 3, "write in_place: true"),
+            ("- {name: a, path: fast, capacity: 900PiB}\n- {name: b, in_place: true}\n", "db", 3, "above the device's"),
+            ("- {name: a, path: fast}\n", "db", 3, "has data"),
+        ],
+    )
+    def test_mistake(self, tmp_path: Path, tiers: str, at: str, line: int, fragment: str) -> None:
+        (tmp_path / "empty").mkdir()
+        with pytest.raises(ConfigError) as error:
+            self.check(tmp_path, tiers, at)
+        assert message(error).startswith(f"{tmp_path}/devices.yaml:{line}: tiers: ")
+        assert fragment in message(error)
+
+    def test_the_file_inside_the_mount(self, tmp_path: Path) -> None:
+        path = tmp_path / "db" / "devices.yaml"
+        path.write_text(ONE)
+        with pytest.raises(ConfigError, match="hidden by the mount"):
+            check(load(path), tmp_path / "db")
+
+    def test_no_such_mount_point(self, tmp_path: Path) -> None:
+        with pytest.raises(ConfigError, match="absent: no such directory"):
+            self.check(tmp_path, "- {name: b, in_place: true}\n", "absent")

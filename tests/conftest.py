@@ -1,0 +1,212 @@
+"""Real mounts for tests, cleaned up whatever happens."""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from keigo import mounts
+
+MIB = 1 << 20
+LEVELS = "{fast: [wal, 0, 1], mid: [2, 3], slow: [4, 5, 6]}"
+
+
+@dataclass
+class World:
+    """A data directory, its tiers, and the volume that joins them; not mounted until `mount`."""
+
+    base: Path
+    directory: Path
+    tiers: dict[str, Path]
+    volume: str
+    config: Path
+    driver: str
+    pids: list[int] = field(default_factory=list)
+
+    def keigo(
+        self, *args: str | Path, check: bool = True, env: Mapping[str, str] | None = None
+    ) -> subprocess.CompletedProcess[str]:
+        """Run the command line."""
+        done = subprocess.run(
+            [sys.executable, "-m", "keigo", *map(str, args)],
+            capture_output=True,
+            text=True,
+            timeout=120,
+            env={**os.environ, **(env or {})},
+        )
+        if check and done.returncode != 0:
+            raise AssertionError(f"keigo {args}: exit {done.returncode}\n{done.stdout}\n{done.stderr}\n{self.log()}")
+        return done
+
+    @property
+    def log_file(self) -> Path:
+        return self.base / "daemon.log"
+
+    def log(self) -> str:
+        return self.log_file.read_text() if self.log_file.exists() else ""
+
+    def mount(self, *args: str, env: Mapping[str, str] | None = None) -> None:
+        self.keigo(
+            "mount",
+            self.directory,
+            "-d",
+            self.config,
+            "--driver",
+            self.driver,
+            "--log-file",
+            self.log_file,
+            *args,
+            env=env,
+        )
+        self.pids.append(self.status()["pid"])
+
+    def umount(self) -> None:
+        self.keigo("umount", self.directory)
+        assert not self.is_mounted()
+
+    def is_mounted(self) -> bool:
+        return mounts.mount_at(str(self.directory)) is not None
+
+    def kill(self) -> None:
+        """kill -9 the daemon and wait until it is gone."""
+        os.kill(self.pids[-1], signal.SIGKILL)
+        self.wait_dead()
+
+    def wait_dead(self) -> None:
+        fd = None
+        try:
+            fd = os.pidfd_open(self.pids[-1])
+        except ProcessLookupError:
+            return
+        import select
+
+        try:
+            ready, _, _ = select.select([fd], [], [], 60)
+            assert ready, "the daemon did not die"
+        finally:
+            os.close(fd)
+
+    def status(self) -> dict[str, Any]:
+        found: dict[str, Any] = json.loads(self.keigo("status", self.directory, "--json").stdout)
+        return found
+
+    def ls(self) -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = json.loads(self.keigo("ls", self.directory, "--json").stdout)
+        return found
+
+    def tier_of(self, name: str) -> str:
+        """The tier that `ls` says, which must be where the file is, and nowhere else."""
+        (row,) = [row for row in self.ls() if row["name"] == name]
+        where = [tier for tier, path in self.tiers.items() if tier != "slow" and (path / name).exists()]
+        assert where == ([] if row["tier"] == "slow" else [row["tier"]])
+        return str(row["tier"])
+
+    def used_tiers(self) -> set[str]:
+        return {row["tier"] for row in self.ls() if row["size"]}
+
+    def destroy(self) -> None:
+        for pid in self.pids:
+            try:
+                os.kill(pid, signal.SIGKILL)
+            except ProcessLookupError:
+                pass
+        for _ in range(3):
+            if not self.is_mounted():
+                break
+            # Cleaning up after a failed test is the one place for a lazy unmount.
+            ctypes.CDLL(None).umount2(os.fsencode(self.directory), 2)
+        for path in {self.base, *(tier.parent for tier in self.tiers.values())}:
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def write_config(
+    path: Path,
+    volume: str,
+    tiers: Mapping[str, Path],
+    capacity: Mapping[str, int | str],
+    levels: str = LEVELS,
+    extra: str = "",
+) -> None:
+    lines = [f"volume: {volume}", "tiers:"]
+    for name, where in tiers.items():
+        place = "in_place: true" if name == "slow" else f"path: {where}"
+        room = f", capacity: {capacity[name]}" if name in capacity else ""
+        lines.append(f"  - {{name: {name}, {place}{room}}}")
+    lines.append(f"placement: {{policy: levels, levels: {levels}}}")
+    path.write_text("\n".join(lines) + "\n" + extra)
+
+
+def new_world(
+    base: Path,
+    driver: str,
+    capacity: Mapping[str, int | str] | None = None,
+    levels: str = LEVELS,
+    extra: str = "",
+    names: Sequence[str] = ("fast", "mid", "slow"),
+) -> World:
+    """Make the directories and the configuration of a world below `base`; end it with `destroy`."""
+    base.mkdir()
+    memory = Path(tempfile.mkdtemp(prefix="keigo-test-", dir="/dev/shm"))
+    places = {"fast": memory / "fast", "mid": base / "mid", "slow": base / "db"}
+    for place in places.values():
+        place.mkdir()
+    volume = f"t-{uuid.uuid4().hex[:12]}"
+    config = base / "devices.yaml"
+    tiers = {name: places[name] for name in names}
+    write_config(config, volume, tiers, capacity or {"fast": "64MiB", "mid": "256MiB"}, levels, extra)
+    return World(base, places["slow"], tiers, volume, config, driver)
+
+
+@pytest.fixture(params=["pyfuse3"])
+def driver(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+MakeWorld = Callable[..., World]
+
+
+@pytest.fixture
+def make_world(tmp_path: Path, driver: str) -> Iterator[MakeWorld]:
+    """Make worlds: `make_world(capacity={"fast": "8MiB"}, extra="pins: ...")`."""
+    made: list[World] = []
+
+    def make(
+        capacity: Mapping[str, int | str] | None = None,
+        levels: str = LEVELS,
+        extra: str = "",
+        names: Sequence[str] = ("fast", "mid", "slow"),
+    ) -> World:
+        base = tmp_path / f"w{len(made)}"
+        made.append(new_world(base, driver, capacity, levels, extra, names))
+        return made[-1]
+
+    yield make
+    for world in made:
+        world.destroy()
+        shutil.rmtree(world.tiers.get("fast", world.base).parent, ignore_errors=True)
+
+
+@pytest.fixture
+def world(make_world: MakeWorld) -> World:
+    """A world with three tiers, not mounted."""
+    return make_world()
+
+
+@pytest.fixture
+def mounted(world: World) -> World:
+    """A mounted world with three tiers."""
+    world.mount()
+    return world

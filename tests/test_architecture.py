@@ -1,0 +1,88 @@
+"""Rules of the code base that no linter knows."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+SOURCES = sorted([*(ROOT / "keigo").rglob("*.py"), *(ROOT / "fusefs").rglob("*.py")])
+
+# What each package may import of ours, besides itself. Everything else points the wrong way.
+MAY_IMPORT = {
+    "keigo.units": set[str](),
+    "keigo.errors": set[str](),
+    "keigo.config": {"keigo.units", "keigo.errors"},
+    "keigo.discover": {"keigo.units", "keigo.config", "keigo.errors"},
+    "keigo.failpoints": set[str](),
+    "keigo.mounts": set[str](),
+    "keigo.control": {"keigo.errors", "keigo.mounts"},
+    "keigo.lsm": set[str](),
+    "keigo.placement": {"keigo.lsm"},
+    "keigo.tiers": {"keigo.lsm", "keigo.placement", "keigo.config", "keigo.errors", "keigo.failpoints"},
+    "keigo.observe": {"keigo.tiers", "keigo.units"},
+    "keigo.drain": {"keigo.tiers", "keigo.control", "keigo.units"},
+    "fusefs": {"keigo.tiers", "keigo.lsm", "keigo.placement"},
+    "keigo.service": {"fusefs", "keigo"},
+    "keigo.daemon": {"keigo"},
+    "keigo.cli": {"keigo"},
+    "keigo.__main__": {"keigo.cli"},
+    "keigo": set[str](),
+}
+
+
+def module_of(path: Path) -> str:
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+
+
+def within(module: str, package: str) -> bool:
+    return module == package or module.startswith(package + ".")
+
+
+def rule_for(module: str) -> str:
+    return max((name for name in MAY_IMPORT if within(module, name)), key=len)
+
+
+def imports_of(path: Path) -> Iterator[str]:
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "absolute imports only"
+            assert node.module is not None
+            for alias in node.names:
+                full = f"{node.module}.{alias.name}"
+                is_module = (ROOT / (full.replace(".", "/") + ".py")).exists()
+                yield full if is_module else node.module
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=module_of)
+def test_dependencies_point_one_way(path: Path) -> None:
+    module = module_of(path)
+    rule = rule_for(module)
+    allowed = MAY_IMPORT[rule] | ({rule} if rule != "keigo" else set())
+    ours = [name for name in imports_of(path) if within(name, "keigo") or within(name, "fusefs")]
+    wrong = [name for name in ours if not any(within(name, package) for package in allowed)]
+    assert not wrong, f"{module} may not import {wrong}"
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=module_of)
+def test_no_descriptor_is_taken_from_a_temporary(path: Path) -> None:
+    """`open_dir(name, fd).fd` is closed before it can be used: the owner goes with the expression."""
+    wrong = [line for line in path.read_text().splitlines() if re.search(r"\)\.(file\.)?fd\b", line)]
+    assert not wrong
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=module_of)
+def test_only_the_pyfuse3_driver_is_async(path: Path) -> None:
+    found = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.AsyncFunctionDef)]
+    assert not found or module_of(path) == "fusefs.pyfuse3_driver"
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=module_of)
+def test_fuse_types_stay_in_the_driver(path: Path) -> None:
+    assert "pyfuse3" not in set(imports_of(path)) or module_of(path) == "fusefs.pyfuse3_driver"
