@@ -14,7 +14,7 @@ import itertools
 import os
 import stat
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from keigo.lsm.threads import job_of_thread
@@ -26,6 +26,7 @@ from keigo.tiers.volume import Volume
 
 NAME_MAX: Final = 255
 ROOT_ID: Final = ROOT
+_DOTS: Final = 2  # "." and "..", the first names of every directory
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,10 +99,12 @@ class Handle:
 class DirectoryHandle:
     """An open directory: its names as they were when it was last read from the start."""
 
-    __slots__ = ("names", "node")
+    __slots__ = ("file", "names", "node")
 
-    def __init__(self, node: int) -> None:
+    def __init__(self, node: int, file: Fd) -> None:
         self.node = node
+        self.file = file
+        """On the primary tier; for when the directory is removed while it is open."""
         self.names: list[tuple[bytes, Entry]] = []
 
 
@@ -135,15 +138,26 @@ class Namespace:
             return self._attributes(self._entry(node))
 
     def _entry(self, node: int) -> Entry:
-        if node == ROOT or self.volume.catalog.parent(node) is not None:
+        if self._is_directory(node) or self._removed_directory(node) is not None:
             return Entry("dir", node)
         return Entry("special" if self.volume.record(node).special else "file", node)
+
+    def _is_directory(self, node: int) -> bool:
+        return node == ROOT or self.volume.catalog.parent(node) is not None
+
+    def _removed_directory(self, node: int) -> Fd | None:
+        return next((opened.file for opened in self._directories.values() if opened.node == node), None)
 
     def _attributes(self, entry: Entry) -> Attributes:
         node = entry.id
         if entry.kind == "dir":
+            if not self._is_directory(node):
+                removed = self._object(node)
+                return _attributes(node, os.fstat(removed.fd), 0)
             status = self.volume.stat_dir(node)
-            return _attributes(node, status, status.st_nlink - self.volume.hidden_dirs(node))
+            mtime, ctime = self.volume.dir_times(node)
+            attributes = _attributes(node, status, status.st_nlink - self.volume.hidden_dirs(node))
+            return replace(attributes, mtime_ns=mtime, ctime_ns=ctime)
         if node in self.volume.orphans:
             file = self._any_handle(node).file
             status = os.fstat(file.fd)
@@ -161,7 +175,12 @@ class Namespace:
         """A descriptor of a node, at least O_PATH. The lock is held."""
         entry = self._entry(node)
         if entry.kind == "dir":
-            return self.volume.directories.at(node, self.volume.primary)
+            if self._is_directory(node):
+                return self.volume.directories.at(node, self.volume.primary)
+            removed = self._removed_directory(node)
+            if removed is None:
+                raise fail(errno.ENOENT)
+            return removed
         if node in self.volume.orphans:
             return self._any_handle(node).file
         directory, name = self.volume.locate(node)
@@ -184,8 +203,15 @@ class Namespace:
             if changes.mode is not None:
                 os.chmod(path, stat.S_IMODE(changes.mode))
             if changes.atime_ns is not None or changes.mtime_ns is not None:
-                set_times(at.fd, changes.atime_ns, changes.mtime_ns)
+                for fd in self._stamped(node, at):
+                    set_times(fd.fd, changes.atime_ns, changes.mtime_ns)
             return self.getattr(node)
+
+    def _stamped(self, node: int, at: Fd) -> list[Fd]:
+        """The objects that carry a node's times: a directory's mirrors all do. The lock is held."""
+        if not self._is_directory(node):
+            return [at]
+        return [mirror for _, mirror in self.volume.directories.mirrors(node)]
 
     def _truncate(self, node: int, size: int, handle: int | None) -> None:
         opened = None if handle is None else self._handles.get(handle)
@@ -357,7 +383,8 @@ class Namespace:
 
     def flush(self, handle: int) -> None:
         """One descriptor of the application's was closed: report what closing ours would (NFS and its like)."""
-        os.close(os.dup(self._handles[handle].file.fd))
+        file = self._handles[handle].file
+        os.close(os.dup(file.fd))
 
     def release(self, handle: int) -> None:
         """The last descriptor of a handle was closed."""
@@ -378,7 +405,7 @@ class Namespace:
             if self._entry(node).kind != "dir":
                 raise fail(errno.ENOTDIR)
             number = next(self._numbers)
-            self._directories[number] = DirectoryHandle(node)
+            self._directories[number] = DirectoryHandle(node, self._object(node))
             return number
 
     def readdir(self, handle: int, offset: int) -> Iterator[tuple[bytes, Attributes, int]]:
@@ -386,25 +413,34 @@ class Namespace:
         opened = self._directories[handle]
         if offset == 0:
             with self.volume.lock:
+                if not self._is_directory(opened.node):
+                    return  # removed: not even the dots are left
                 above = self.volume.catalog.parent(opened.node)
                 itself = (b".", Entry("dir", opened.node)), (b"..", Entry("dir", above[0] if above else ROOT))
                 opened.names = [*itself, *self.volume.names(opened.node)]
         for number in range(offset, len(opened.names)):
             name, entry = opened.names[number]
-            try:
-                with self.volume.lock:
-                    attributes = self._attributes(entry)
-            except FileNotFoundError:
-                continue  # removed since the directory was read
+            with self.volume.lock:
+                # The kernel believes what it is told here for as long as a lookup, so it must be true now: since the
+                # directory was read the name may have gone, or stand for another file.
+                now = self.volume.lookup(opened.node, name) if number >= _DOTS else entry
+                if now is None:
+                    continue
+                attributes = self._attributes(now)
             yield name, attributes, number + 1
 
     def releasedir(self, handle: int) -> None:
         """Close a directory."""
-        del self._directories[handle]
+        with self.volume.lock:
+            del self._directories[handle]
 
     def fsyncdir(self, handle: int) -> None:
         """Make a directory's names durable, on every tier that has some."""
-        self.volume.sync_dir(self._directories[handle].node)
+        node = self._directories[handle].node
+        with self.volume.lock:
+            if not self._is_directory(node):
+                return  # removed: it has none
+        self.volume.sync_dir(node)
 
     # --- the volume ---
 

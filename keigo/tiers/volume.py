@@ -109,6 +109,16 @@ class Volume:
             opened = self.directories.at(directory, self.primary)
             return os.fstat(opened.fd)
 
+    def dir_times(self, directory: int) -> tuple[int, int]:
+        """When a directory's names, and its attributes, last changed on any tier: mtime and ctime in nanoseconds.
+
+        A file made on a fast tier is no change of the primary's directory. Stamping that one too would make the next
+        fsync of the directory wait for the slowest device.
+        """
+        with self.lock:
+            found = [os.fstat(mirror.fd) for _, mirror in self.directories.mirrors(directory)]
+        return max(status.st_mtime_ns for status in found), max(status.st_ctime_ns for status in found)
+
     def hidden_dirs(self, directory: int) -> int:
         """How many of our own directories the primary tier's directory holds, which its link count includes."""
         return (directory in self.guarded) + (directory == ROOT)
