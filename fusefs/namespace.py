@@ -17,15 +17,17 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Final
 
+from keigo.lsm.roles import IMMUTABLE, Role
 from keigo.lsm.threads import job_of_thread
 from keigo.tiers.catalog import ROOT, Entry
 from keigo.tiers.directories import fail
-from keigo.tiers.fds import Fd, magic_link, set_times
+from keigo.tiers.fds import Fd, fallocate, magic_link, open_direct, set_times
 from keigo.tiers.rename import rename
 from keigo.tiers.volume import Volume
 
 NAME_MAX: Final = 255
 ROOT_ID: Final = ROOT
+OBSERVED: Final = frozenset({Role.INFOLOG, Role.MANIFEST, Role.CURRENT, Role.OPTIONS, Role.IDENTITY, Role.LOCK})
 _DOTS: Final = 2  # "." and "..", the first names of every directory
 
 
@@ -66,6 +68,8 @@ class Changes:
     size: int | None = None
     atime_ns: int | None = None
     mtime_ns: int | None = None
+    kill_privileges: bool = False
+    """Clear set-user-id, and set-group-id of what a group may execute, as a write by another user does."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,14 +84,19 @@ class Space:
 
 
 class Handle:
-    """An open file. `file` is replaced as a whole when the file migrates; users take it once per operation."""
+    """An open file. When it migrates, another file comes behind the same descriptors (dup2).
 
-    __slots__ = ("file", "flags", "node", "number")
+    So a read under way ends on the old file, the next one is on the new, and nobody waits for anybody.
+    """
+
+    __slots__ = ("direct", "file", "flags", "node", "number")
 
     def __init__(self, number: int, node: int, file: Fd, flags: int) -> None:
         self.number = number
         self.node = node
         self.file = file
+        self.direct: Fd | None = None
+        """A second descriptor with O_DIRECT, where a driver asked for one."""
         self.flags = flags
 
     @property
@@ -114,6 +123,7 @@ class Namespace:
     def __init__(self, volume: Volume) -> None:
         self.volume = volume
         self._numbers = itertools.count(1)
+        self._free_numbers: list[int] = []
         self._handles: dict[int, Handle] = {}
         self._by_node: dict[int, set[Handle]] = {}
         self._directories: dict[int, DirectoryHandle] = {}
@@ -194,6 +204,8 @@ class Namespace:
                 self._truncate(node, changes.size, handle)
             at = self._object(node)
             path = magic_link(at.fd)
+            if changes.kill_privileges:
+                self._kill_privileges(at)
             if changes.uid is not None or changes.gid is not None:
                 os.chown(
                     path,
@@ -212,6 +224,15 @@ class Namespace:
         if not self._is_directory(node):
             return [at]
         return [mirror for _, mirror in self.volume.directories.mirrors(node)]
+
+    @staticmethod
+    def _kill_privileges(at: Fd) -> None:
+        mode = stat.S_IMODE(os.fstat(at.fd).st_mode)
+        kept = mode & ~stat.S_ISUID
+        if mode & stat.S_IXGRP:
+            kept &= ~stat.S_ISGID
+        if kept != mode:
+            os.chmod(magic_link(at.fd), kept)
 
     def _truncate(self, node: int, size: int, handle: int | None) -> None:
         opened = None if handle is None else self._handles.get(handle)
@@ -312,7 +333,9 @@ class Namespace:
             return self._add(node, file, flags)
 
     def _add(self, node: int, file: Fd, flags: int) -> int:
-        handle = Handle(next(self._numbers), node, file, flags)
+        # Numbers are used again: the data path has a table of them.
+        number = self._free_numbers.pop() if self._free_numbers else next(self._numbers)
+        handle = Handle(number, node, file, flags)
         self._handles[handle.number] = handle
         self._by_node.setdefault(node, set()).add(handle)
         return handle.number
@@ -327,8 +350,39 @@ class Namespace:
             Fd(os.open(name, h.flags & os.O_ACCMODE | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory.fd))
             for h in handles
         ]
-        for handle, file in zip(handles, fresh, strict=True):
-            handle.file = file
+        direct = [
+            None if h.direct is None else open_direct(file) or file for h, file in zip(handles, fresh, strict=True)
+        ]
+        for handle, file, other in zip(handles, fresh, direct, strict=True):
+            os.dup2(file.fd, handle.file.fd, inheritable=False)
+            if handle.direct is not None and other is not None:
+                os.dup2(other.fd, handle.direct.fd, inheritable=False)
+
+    def may_bypass(self, node: int) -> bool:
+        """Whether the kernel may write a file without us.
+
+        Not where what an LSM writes tells of its levels, and not a set-user-id file: the kernel writes the backing
+        file with our rights, which keep the bits that a write by another must clear.
+        """
+        with self.volume.lock:
+            if self.volume.record(node).role in OBSERVED:
+                return False
+            return not self.getattr(node).mode & (stat.S_ISUID | stat.S_ISGID)
+
+    def file_of(self, handle: int) -> Fd:
+        """The descriptor of a handle."""
+        return self._handles[handle].file
+
+    def direct_of(self, handle: int) -> int:
+        """A descriptor of an immutable file for reads past the page cache; -1 where there is none.
+
+        The kernel keeps the mount's own pages of it: with the backing file's there would be two copies in memory.
+        """
+        opened = self._handles[handle]
+        if opened.writes or self.volume.record(opened.node).role not in IMMUTABLE:
+            return -1
+        opened.direct = open_direct(opened.file)
+        return -1 if opened.direct is None else opened.direct.fd
 
     def read(self, handle: int, offset: int, size: int) -> bytes:
         """Read up to `size` bytes; fewer only at the end of the file."""
@@ -353,7 +407,7 @@ class Namespace:
         # Short: the end of the file, or the end of what is in memory.
         return bytes(buffer[:done]) if offset + done >= os.fstat(file.fd).st_size else None
 
-    def write(self, handle: int, offset: int, data: bytes) -> int:
+    def write(self, handle: int, offset: int, data: bytes | memoryview) -> int:
         """Write; returns how many bytes. ENOSPC when the volume or the device is full."""
         opened = self._handles[handle]
         file = opened.file
@@ -381,6 +435,27 @@ class Namespace:
         else:
             os.fsync(file.fd)
 
+    def fallocate(self, handle: int, mode: int, offset: int, length: int) -> None:
+        """Allocate, or with mode flags punch, zero or keep the size, as fallocate(2)."""
+        opened = self._handles[handle]
+        fallocate(opened.file.fd, mode, offset, length)
+        self.volume.resized(opened.node, os.fstat(opened.file.fd))
+
+    def lseek(self, handle: int, offset: int, whence: int) -> int:
+        """Find data or a hole (SEEK_DATA, SEEK_HOLE) from an offset on."""
+        if whence not in (os.SEEK_DATA, os.SEEK_HOLE):
+            raise fail(errno.EINVAL)
+        return os.lseek(self._handles[handle].file.fd, offset, whence)
+
+    def copy_file_range(self, source: int, offset: int, target: int, target_offset: int, length: int) -> int:
+        """Copy between two open files; returns how many bytes, at most what one call of the kernel's copies."""
+        opened, into = self._handles[source], self._handles[target]
+        self.volume.grow(into.node, target_offset, target_offset + length)
+        try:
+            return os.copy_file_range(opened.file.fd, into.file.fd, length, offset, target_offset)
+        finally:
+            self.volume.resized(into.node, os.fstat(into.file.fd))
+
     def flush(self, handle: int) -> None:
         """One descriptor of the application's was closed: report what closing ours would (NFS and its like)."""
         file = self._handles[handle].file
@@ -394,6 +469,7 @@ class Namespace:
             handles.discard(opened)
             if not handles:
                 del self._by_node[opened.node]
+            self._free_numbers.append(handle)
         # The descriptor is closed on return, without the lock: for an unlinked file that frees its blocks.
         self.volume.close_file(opened.node, opened.file, write=opened.writes)
 
@@ -443,6 +519,14 @@ class Namespace:
         self.volume.sync_dir(node)
 
     # --- the volume ---
+
+    def measure_writers(self) -> None:
+        """Take note of what the kernel wrote past us, so that room and `status` are right while files are open."""
+        with self.volume.lock:
+            for node, handles in self._by_node.items():
+                writer = next((handle for handle in handles if handle.writes), None)
+                if writer is not None and self.volume.open_files[node].pinned:
+                    self.volume.measure(node, os.fstat(writer.file.fd))
 
     def close(self) -> None:
         """Release what the kernel did not: after an abort no release comes."""

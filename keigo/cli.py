@@ -83,7 +83,7 @@ def init(directory: Path | None, devices: Path, force: bool) -> None:
 @main.command()
 @directory_argument
 @config_option
-@click.option("--driver", default="auto", type=click.Choice(["auto", "pyfuse3"]), show_default=True)
+@click.option("--driver", default="auto", type=click.Choice(["auto", "kernel", "pyfuse3"]), show_default=True)
 @click.option("--policy", help="Use this placement policy instead of the configured one.")
 @click.option("--foreground", is_flag=True, help="Do not return; log to standard error.")
 @click.option("--log-file", type=click.Path(path_type=Path), help="Where the daemon logs.")

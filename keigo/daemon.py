@@ -18,6 +18,7 @@ import msgspec
 
 from keigo.config import Config
 from keigo.service import MountError, Service
+from keigo.tiers.directories import shown
 from keigo.tiers.scan import Finding
 
 
@@ -66,7 +67,7 @@ def start(arguments: Sequence[str], log_file: Path) -> Ready:
 
 def _note(finding: Finding) -> str:
     done = "repaired" if finding.repaired else "look at it"
-    return f"{os.fsdecode(finding.path)}: {finding.problem}: {finding.detail} ({done})"
+    return f"{shown(finding.path)}: {finding.problem}: {finding.detail} ({done})"
 
 
 def serve(

@@ -32,8 +32,14 @@ FAILPOINTS: Final = (
     "unguard.exchanged",
 )
 
+# Failures other than a crash: `init.no-passthrough` makes the kernel driver believe that the kernel has none.
 _name, _, _count = os.environ.get("KEIGO_FAILPOINT", "").partition(":")
 _left = int(_count or 1)
+
+
+def wanted(name: str) -> bool:
+    """Whether the environment asks for a failure other than a crash."""
+    return name == _name
 
 
 def hit(name: str) -> None:

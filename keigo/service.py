@@ -22,8 +22,7 @@ import msgspec
 
 from fusefs.driver import Driver, DriverError
 from fusefs.namespace import Namespace
-from fusefs.pyfuse3_driver import Pyfuse3Driver
-from keigo import mounts
+from keigo import failpoints, mounts
 from keigo.config import Config, check
 from keigo.control import ControlError, ControlServer, Progress, is_served
 from keigo.drain import Drainer
@@ -33,6 +32,7 @@ from keigo.observe.status import file_rows, status_of
 from keigo.placement.levels import LevelsPolicy
 from keigo.placement.policy import Policy
 from keigo.tiers.catalog import boot_id
+from keigo.tiers.directories import shown
 from keigo.tiers.fds import read_file, write_durably
 from keigo.tiers.mover import Mover, Request, elsewhere
 from keigo.tiers.opening import dissolve, open_volume
@@ -69,11 +69,20 @@ def make_policy(config: Config, name: str | None = None) -> Policy:
     return LevelsPolicy(levels, in_place)
 
 
-def make_driver(name: str) -> tuple[Driver, str]:
-    """The driver to use and why it was chosen."""
-    if name == "pyfuse3":
-        return Pyfuse3Driver(), "asked for"
-    return Pyfuse3Driver(), "the only one in this version"
+def _kernel_driver() -> Driver:
+    from fusefs.kernel_driver import KernelDriver
+
+    return KernelDriver(refuse_passthrough=failpoints.wanted("init.no-passthrough"))
+
+
+def _pyfuse3_driver() -> Driver:
+    # Imported only when used: pyfuse3 and trio take 15 MiB.
+    from fusefs.pyfuse3_driver import Pyfuse3Driver
+
+    return Pyfuse3Driver()
+
+
+_DRIVERS: Final[Mapping[str, Callable[[], Driver]]] = {"kernel": _kernel_driver, "pyfuse3": _pyfuse3_driver}
 
 
 def prepare(directory: Path) -> Path:
@@ -128,7 +137,8 @@ class Service:
     ) -> None:
         self.config = config
         self.directory = directory
-        self.driver, self.driver_reason = make_driver(driver)
+        self._driver_name = driver
+        self.driver_reason = "asked for"
         self._policy_name = policy
         self._allow_other = os.geteuid() == 0 if allow_other is None else allow_other
         self._ended = threading.Event()
@@ -166,12 +176,7 @@ class Service:
             self._refuse_detached()
             self.namespace = Namespace(self.volume)
             self.mover = Mover(self.volume, self.config.copy_limit)
-            self.driver.mount(
-                self.namespace,
-                str(self.directory),
-                mounts.SOURCE + self.config.volume,
-                allow_other=self._allow_other,
-            )
+            self._mount()
             self._note_mount()
         except (DriverError, OSError) as error:
             self.volume.close()
@@ -179,6 +184,24 @@ class Service:
         except MountError:
             self.volume.close()
             raise
+
+    def _mount(self) -> None:
+        """Mount with the driver asked for, or with the first that works."""
+        if self._driver_name != "auto":
+            self._mount_with(_DRIVERS[self._driver_name]())
+            return
+        try:
+            self._mount_with(_DRIVERS["kernel"]())
+            self.driver_reason = "the fastest that works here"
+        except (DriverError, ImportError) as error:
+            log.warning("the kernel driver cannot be used: %s", error)
+            self._mount_with(_DRIVERS["pyfuse3"]())
+            self.driver_reason = f"the kernel driver cannot be used: {error}"
+
+    def _mount_with(self, driver: Driver) -> None:
+        source = mounts.SOURCE + self.config.volume
+        driver.mount(self.namespace, str(self.directory), source, allow_other=self._allow_other)
+        self.driver = driver
 
     def _refuse_detached(self) -> None:
         """Refuse while a process holds files of an earlier mount of this volume that was detached lazily."""
@@ -210,6 +233,7 @@ class Service:
     def _flush_often(self) -> None:
         failed = False
         while not self._end_flusher.wait(_FLUSH_EVERY):
+            self.namespace.measure_writers()
             try:
                 self.volume.flush()
                 failed = False
@@ -271,6 +295,7 @@ class Service:
         }
 
     def _status(self, _request: Mapping[str, Any], _progress: Progress) -> Any:  # noqa: ANN401
+        self.namespace.measure_writers()
         status = status_of(self.volume)
         return {
             "pid": os.getpid(),
@@ -358,13 +383,15 @@ class Service:
         return tier
 
     def _matching(self, pattern: str) -> list[tuple[int, str, Role]]:
+        """Files with a name that matches: id, the first such name, role."""
         with self.volume.lock:
-            found = [
-                (file, os.fsdecode(self.volume.path(*record.links[0])), record.role)
-                for file, record in self.volume.catalog.files()
-                if not record.special
-            ]
-        return [item for item in found if fnmatch.fnmatchcase(item[1], pattern)]
+            found = []
+            for file, record in self.volume.catalog.files():
+                paths = (shown(self.volume.path(*link)) for link in record.links)
+                path = next((path for path in paths if fnmatch.fnmatchcase(path, pattern)), None)
+                if path is not None and not record.special:
+                    found.append((file, path, record.role))
+            return found
 
 
 def _text(request: Mapping[str, Any], key: str) -> str:

@@ -18,9 +18,14 @@ from keigo.tiers.tier import Tier
 _DIR_FDS: Final = 4096  # descriptors kept; databases have tens of directories, backups some hundred
 
 
+def shown(path: bytes) -> str:
+    """A name or path for people and for JSON, where bytes that are no UTF-8 cannot stand."""
+    return path.decode(errors="backslashreplace")
+
+
 def fail(code: int, name: bytes = b"") -> OSError:
     """An OSError to raise."""
-    return OSError(code, os.strerror(code), os.fsdecode(name) or None)
+    return OSError(code, os.strerror(code), shown(name) or None)
 
 
 class Directories:

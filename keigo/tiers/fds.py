@@ -7,6 +7,7 @@ link planted on a tier leads nowhere and the daemon never walks into its own mou
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 from typing import Final
 
@@ -90,6 +91,16 @@ def open_path(root: Fd, path: bytes) -> tuple[Fd, bytes]:
     for part in parents:
         at = open_dir(part, at.fd)
     return at, name
+
+
+def open_direct(file: Fd) -> Fd | None:
+    """The same file opened for reading with O_DIRECT; None where its file system has no direct I/O."""
+    try:
+        return Fd(os.open(magic_link(file.fd), os.O_RDONLY | os.O_DIRECT | os.O_CLOEXEC))
+    except OSError as error:
+        if error.errno == errno.EINVAL:
+            return None
+        raise
 
 
 def lstat_or_none(name: bytes, dir_fd: int) -> os.stat_result | None:

@@ -28,6 +28,7 @@ import xxhash
 
 from keigo import failpoints
 from keigo.tiers.catalog import FileRecord
+from keigo.tiers.directories import shown
 from keigo.tiers.fds import Fd
 from keigo.tiers.intents import Ident, Intent, Step, run, sync
 from keigo.tiers.tier import Tier
@@ -120,6 +121,8 @@ def _begin(volume: Volume, file: int, target: Tier) -> tuple[FileRecord, Fd, os.
     known = volume.open_files.get(file)
     if known is not None and known.writers:
         raise NotMovableError("is open for writing")
+    if known is not None and known.pinned:
+        raise NotMovableError("is open by passthrough since it was written")
     directory, name = volume.locate(file)
     source = Fd(os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory.fd))
     before = os.fstat(source.fd)
@@ -219,7 +222,7 @@ def _land(
             raise CancelledError
         paths = [volume.path(*link) for link in record.links]
         directories = [volume.directories.make(directory, target) for directory, _ in record.links]
-    what = f"move {os.fsdecode(paths[0])} from {home.name} to {target.name}"
+    what = f"move {shown(paths[0])} from {home.name} to {target.name}"
     undo = Intent(what, [Step(target.name, "unlink", path, copy.ident) for path in paths])
     redo = Intent(what, [Step(home.name, "unlink", path, Ident.of(now)) for path in paths])
     volume.intents.write(key, undo)

@@ -8,7 +8,6 @@ other way round never.
 from __future__ import annotations
 
 import logging
-import os
 import threading
 import time
 from collections import deque
@@ -17,6 +16,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from keigo.lsm.roles import Role
+from keigo.tiers.directories import shown
 from keigo.tiers.migration import DamagedError, NotMovableError, Pace, migrate
 from keigo.tiers.volume import CancelledError, Volume
 
@@ -265,6 +265,6 @@ def elsewhere(volume: Volume) -> list[tuple[str, int, bool]]:
             if record.role is Role.LOCK and any(directory in volume.guarded for directory, _ in record.links):
                 continue
             known = volume.open_files.get(file)
-            path = os.fsdecode(volume.path(*record.links[0]))
+            path = shown(volume.path(*record.links[0]))
             found.append((path, record.size, known is not None and known.writers > 0))
     return found

@@ -20,6 +20,7 @@ import msgspec
 from keigo.config import Config
 from keigo.placement.policy import Policy
 from keigo.tiers.catalog import Catalog, CatalogError
+from keigo.tiers.directories import shown
 from keigo.tiers.fds import O_DIR, Fd, open_dir, read_file, write_durably
 from keigo.tiers.intents import IntentError, IntentLog
 from keigo.tiers.pins import Pins, PinsError
@@ -138,7 +139,7 @@ def dissolve(volume: Volume) -> list[str]:
     with volume.lock:
         for _, record in volume.catalog.files():
             if record.home != primary.name:
-                raise TierError(f"tier {record.home}: still holds {os.fsdecode(volume.path(*record.links[0]))}")
+                raise TierError(f"tier {record.home}: still holds {shown(volume.path(*record.links[0]))}")
         if volume.guarded:
             raise TierError("a guard is still in place")
         volume.close_tables()

@@ -8,12 +8,12 @@ the first in devices.yaml. `*` matches any characters, slashes included (fnmatch
 from __future__ import annotations
 
 import fnmatch
-import os
 from collections.abc import Mapping
 from typing import Final
 
 import msgspec
 
+from keigo.tiers.directories import shown
 from keigo.tiers.fds import Fd, read_file, write_durably
 
 PINS: Final = b"pins.json"
@@ -47,7 +47,7 @@ class Pins:
         """(pattern, tier name) of the pin that a path falls under."""
         if not self._set and not self._configured:
             return None
-        text = os.fsdecode(path)
+        text = shown(path)
         return next(
             ((pattern, tier) for pattern, tier in self.all().items() if fnmatch.fnmatchcase(text, pattern)), None
         )

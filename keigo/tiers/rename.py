@@ -13,7 +13,7 @@ import os
 from keigo.lsm.roles import role_of
 from keigo.tiers import guard
 from keigo.tiers.catalog import Entry
-from keigo.tiers.directories import fail
+from keigo.tiers.directories import fail, shown
 from keigo.tiers.fds import RENAME_EXCHANGE, RENAME_NOREPLACE, Fd, lstat_or_none, open_path, renameat2
 from keigo.tiers.intents import Ident, Intent, Op, Step, carry_out
 from keigo.tiers.tier import Tier
@@ -175,4 +175,4 @@ def _step(volume: Volume, tier: Tier, op: Op, name: Name, target: Name | None = 
 
 
 def _show(volume: Volume, name: Name) -> str:
-    return os.fsdecode(volume.path(*name))
+    return shown(volume.path(*name))

@@ -15,6 +15,7 @@ from typing import Final, Literal
 from keigo.lsm.roles import DATABASE_MARKERS, role_of
 from keigo.tiers import guard
 from keigo.tiers.catalog import ROOT, Entry, FileRecord
+from keigo.tiers.directories import shown
 from keigo.tiers.fds import Fd, open_dir
 from keigo.tiers.tier import STATE, Tier
 from keigo.tiers.volume import Volume, space_of
@@ -230,7 +231,7 @@ class _Scan:
             os.rename(name, aside, src_dir_fd=place.directory.fd, dst_dir_fd=lost.fd)
             os.fsync(lost.fd)
             os.fsync(place.directory.fd)
-            detail += f"; put aside as .keigo/lost/{os.fsdecode(aside)} of tier {place.tier.name}"
+            detail += f"; put aside as .keigo/lost/{shown(aside)} of tier {place.tier.name}"
         self.report(problem, path, detail, repaired=False)
 
 

@@ -27,7 +27,7 @@ from keigo.lsm.threads import Job
 from keigo.placement.policy import Choice, Context, FileState, NoRoom, Policy, TierState, fallback_order
 from keigo.tiers import guard
 from keigo.tiers.catalog import ROOT, Catalog, Entry, FileRecord
-from keigo.tiers.directories import Directories, fail
+from keigo.tiers.directories import Directories, fail, shown
 from keigo.tiers.fds import O_DIR, Fd, lstat_or_none
 from keigo.tiers.intents import IntentLog
 from keigo.tiers.pins import Pins
@@ -47,6 +47,8 @@ class OpenFile:
     """Its home, which does not change while it has writers (but for a LOCK, which has no size)."""
     readers: int = 0
     writers: int = 0
+    pinned: int = 0
+    """Handles through which the kernel reaches the file past us: it cannot be moved under them."""
     size: int = 0
     """Where the file ends, as far as writes tell."""
     space: int = 0
@@ -306,7 +308,7 @@ class Volume:
             except OSError as error:
                 if error.errno not in _FULL or tier is order[-1]:
                     raise
-                log.warning("%s: tier %s is full, trying the next", os.fsdecode(name), tier.name)
+                log.warning("%s: tier %s is full, trying the next", shown(name), tier.name)
                 reason = f"{choice.reason}; {tier.name} had no space left"
                 continue
             _own(fd.fd, self.stat_dir(directory), mode, uid, gid, is_dir=False)
@@ -355,6 +357,11 @@ class Volume:
                 known.writers += 1
             else:
                 known.readers += 1
+
+    def pin_open(self, file: int, count: int) -> None:
+        """Count handles through which the kernel reaches an open file past us (negative: no longer)."""
+        with self.lock:
+            self.open_files[file].pinned += count
 
     def close_file(self, file: int, fd: Fd, *, write: bool) -> None:
         """End what `open_file`, `create` or `opened` began; `fd` is still open on the file."""
@@ -411,6 +418,20 @@ class Volume:
         known.space += more
         tier.promise(-covered)
         tier.charge(more)
+
+    def measure(self, file: int, status: os.stat_result) -> None:
+        """Charge what an open file has grown to, where its writes do not pass `grow`."""
+        with self.lock:
+            known = self.open_files.get(file)
+            if known is None or not known.writers:
+                return
+            space = space_of(status)
+            more = space - known.space
+            covered = max(0, min(known.promised, more))
+            known.promised -= covered
+            known.size, known.space = status.st_size, space
+            known.tier.promise(-covered)
+            known.tier.charge(more)
 
     def resized(self, file: int, status: os.stat_result) -> None:
         """Note a file's size and space after a truncation or an allocation."""
@@ -577,7 +598,7 @@ class Volume:
         """A file's path for people."""
         with self.lock:
             record = self.catalog.file(file)
-            return "(gone)" if record is None else os.fsdecode(self.path(*record.links[0]))
+            return "(gone)" if record is None else shown(self.path(*record.links[0]))
 
     def file_states(self) -> list[FileState]:
         """Closed files with a name, as a policy sees them."""
@@ -585,7 +606,7 @@ class Volume:
             states = []
             for file, record in self.catalog.files():
                 known = self.open_files.get(file)
-                if record.special or (known is not None and known.writers) or file in self.cancelled:
+                if record.special or (known is not None and (known.writers or known.pinned)) or file in self.cancelled:
                     continue
                 path = self.path(*record.links[0])
                 pinned = self.pins.tier_for(path)

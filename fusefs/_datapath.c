@@ -1,0 +1,335 @@
+/*
+ * The data path: threads that take FUSE requests from /dev/fuse and serve the hot ones without the GIL.
+ *
+ * next(device) is called by each worker thread. It reads requests and answers READ, FSYNC, FLUSH and RELEASE's
+ * bookkeeping-free cases here; the first request of another kind is returned to Python, which answers it and calls again.
+ *
+ * Who holds what. slots[] maps a handle number to its descriptors. Python sets a slot before it answers the OPEN that
+ * hands the number to the kernel, and clears it in RELEASE, which the kernel sends after the last request that uses the
+ * number: so no worker sees a slot change under a request. A migration replaces the file behind a descriptor with dup2:
+ * reads under way finish on the old file, later ones get the new. Counters are atomic and only ever grow.
+ *
+ * classes[] remembers what kind of thread a tid is: a direct-mapped table of (tid, class, until), each entry one atomic
+ * word, so that a reader sees all of it or none. An entry expires, since thread ids are reused.
+ */
+#define _GNU_SOURCE
+#define PY_SSIZE_T_CLEAN
+#include <Python.h>
+
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/fuse.h>
+#include <stdatomic.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <sys/uio.h>
+#include <time.h>
+#include <unistd.h>
+
+#define MAX_HANDLES (1u << 20)
+#define BUFFER_SIZE ((1u << 20) + 8192) /* max_write of 1 MiB and its headers */
+#define ALIGNMENT 4096
+#define CLASSES 4 /* unknown, foreground, flush, compaction */
+#define CLASS_SLOTS 1024
+#define CLASS_SECONDS 5
+
+enum { FLUSHED = 1 };
+
+struct slot {
+    _Atomic int fd;     /* buffered, plus 1; 0: not ours to serve (memory starts as zeros) */
+    _Atomic int direct; /* O_DIRECT, plus 1; 0: none */
+    _Atomic uint32_t state;
+    _Atomic uint64_t reads[CLASSES];
+    _Atomic uint64_t bytes[CLASSES];
+};
+
+static struct slot *slots;
+static _Atomic uint64_t classes[CLASS_SLOTS]; /* tid:32 class:8 until (seconds, low 24 bits):24 */
+static PyObject *classify;                    /* callable: tid -> class */
+
+struct buffers {
+    char *in;
+    char *out;
+};
+
+static _Thread_local struct buffers mine;
+
+static int allocate_buffers(void)
+{
+    if (mine.in)
+        return 0;
+    if (posix_memalign((void **)&mine.out, ALIGNMENT, BUFFER_SIZE))
+        return -1;
+    if (posix_memalign((void **)&mine.in, ALIGNMENT, BUFFER_SIZE)) {
+        free(mine.out);
+        return -1;
+    }
+    return 0;
+}
+
+static uint32_t seconds(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC_COARSE, &now);
+    return (uint32_t)now.tv_sec & 0xffffff;
+}
+
+/* The class of a thread; asks Python, taking the GIL, when it is not remembered. */
+static unsigned class_of(uint32_t tid, PyThreadState **saved)
+{
+    _Atomic uint64_t *entry = &classes[tid % CLASS_SLOTS];
+    uint64_t known = atomic_load_explicit(entry, memory_order_relaxed);
+    uint32_t now = seconds();
+    uint32_t left = ((uint32_t)(known & 0xffffff) - now) & 0xffffff;
+    if ((uint32_t)(known >> 32) == tid && left <= CLASS_SECONDS)
+        return (unsigned)(known >> 24) & 0xff;
+
+    unsigned found = 0;
+    PyEval_RestoreThread(*saved);
+    PyObject *answer = PyObject_CallFunction(classify, "I", tid);
+    long value = answer ? PyLong_AsLong(answer) : -1;
+    if (PyErr_Occurred())
+        PyErr_WriteUnraisable(classify);
+    else if (value >= 0 && value < CLASSES)
+        found = (unsigned)value;
+    Py_XDECREF(answer);
+    *saved = PyEval_SaveThread();
+    uint64_t until = (seconds() + CLASS_SECONDS) & 0xffffff;
+    atomic_store_explicit(entry, (uint64_t)tid << 32 | (uint64_t)found << 24 | until, memory_order_relaxed);
+    return found;
+}
+
+/* Answer a request. ENOENT: it was interrupted or the connection is gone; nobody waits for the answer. */
+static void answer(int device, uint64_t unique, int error, const void *data, size_t size)
+{
+    struct fuse_out_header head = {.len = sizeof head + (error ? 0 : size), .error = -error, .unique = unique};
+    struct iovec parts[2] = {{&head, sizeof head}, {(void *)data, error ? 0 : size}};
+    while (writev(device, parts, size && !error ? 2 : 1) < 0 && errno == EINTR)
+        ;
+}
+
+static struct slot *slot_of(uint64_t handle)
+{
+    if (handle >= MAX_HANDLES)
+        return NULL;
+    struct slot *slot = &slots[handle];
+    return atomic_load_explicit(&slot->fd, memory_order_acquire) ? slot : NULL;
+}
+
+/* All of `size` bytes or up to the end of the file: the kernel takes a short answer for the end. */
+static ssize_t read_fully(int fd, char *to, size_t size, off_t offset)
+{
+    size_t done = 0;
+    while (done < size) {
+        ssize_t got = pread(fd, to + done, size - done, offset + (off_t)done);
+        if (got < 0) {
+            if (errno == EINTR)
+                continue;
+            return done ? (ssize_t)done : -1;
+        }
+        if (got == 0)
+            break;
+        done += (size_t)got;
+    }
+    return (ssize_t)done;
+}
+
+static ssize_t read_slot(struct slot *slot, char *to, size_t size, uint64_t offset)
+{
+    int direct = atomic_load_explicit(&slot->direct, memory_order_relaxed) - 1;
+    if (direct >= 0 && offset % ALIGNMENT == 0 && size % ALIGNMENT == 0) {
+        /* Not read_fully: after a short direct read the rest is the unaligned end. */
+        ssize_t got = pread(direct, to, size, (off_t)offset);
+        if (got == (ssize_t)size || (got >= 0 && got % 512 != 0))
+            return got;
+        if (got < 0 && errno != EINVAL && errno != EINTR)
+            return got;
+    }
+    return read_fully(atomic_load_explicit(&slot->fd, memory_order_relaxed) - 1, to, size, (off_t)offset);
+}
+
+/* Serve a request here if it is one of ours; 0 if Python has to. */
+static int serve(int device, const struct fuse_in_header *head, size_t length, PyThreadState **saved)
+{
+    const void *body = head + 1;
+    size_t rest = length - sizeof *head;
+    struct slot *slot;
+    switch (head->opcode) {
+    case FUSE_READ: {
+        const struct fuse_read_in *in = body;
+        if (rest < sizeof *in || in->size > BUFFER_SIZE || !(slot = slot_of(in->fh)))
+            return 0;
+        ssize_t got = read_slot(slot, mine.out, in->size, in->offset);
+        if (got < 0) {
+            answer(device, head->unique, errno, NULL, 0);
+            return 1;
+        }
+        answer(device, head->unique, 0, mine.out, (size_t)got);
+        unsigned kind = class_of(head->pid, saved);
+        atomic_fetch_add_explicit(&slot->reads[kind], 1, memory_order_relaxed);
+        atomic_fetch_add_explicit(&slot->bytes[kind], (uint64_t)got, memory_order_relaxed);
+        return 1;
+    }
+    case FUSE_FSYNC: {
+        const struct fuse_fsync_in *in = body;
+        if (rest < sizeof *in || !(slot = slot_of(in->fh)))
+            return 0;
+        int fd = atomic_load_explicit(&slot->fd, memory_order_relaxed) - 1;
+        int failed = in->fsync_flags & FUSE_FSYNC_FDATASYNC ? fdatasync(fd) : fsync(fd);
+        answer(device, head->unique, failed ? errno : 0, NULL, 0);
+        return 1;
+    }
+    case FUSE_FLUSH: {
+        const struct fuse_flush_in *in = body;
+        if (rest < sizeof *in || !(slot = slot_of(in->fh)))
+            return 0;
+        atomic_fetch_or_explicit(&slot->state, FLUSHED, memory_order_release);
+        answer(device, head->unique, 0, NULL, 0);
+        return 1;
+    }
+    default:
+        return 0;
+    }
+}
+
+static PyObject *datapath_next(PyObject *module, PyObject *args)
+{
+    int device;
+    if (!PyArg_ParseTuple(args, "i", &device))
+        return NULL;
+    if (allocate_buffers())
+        return PyErr_NoMemory();
+    ssize_t length;
+    int error = 0;
+    PyThreadState *saved = PyEval_SaveThread();
+    for (;;) {
+        length = read(device, mine.in, BUFFER_SIZE);
+        if (length < 0) {
+            error = errno;
+            /* ENOENT: the request was interrupted before we had it. */
+            if (error == EINTR || error == EAGAIN || error == ENOENT)
+                continue;
+            break;
+        }
+        const struct fuse_in_header *head = (const void *)mine.in;
+        if ((size_t)length < sizeof *head || head->len != (size_t)length) {
+            error = EIO;
+            length = -1;
+            break;
+        }
+        if (!serve(device, head, (size_t)length, &saved))
+            break;
+    }
+    PyEval_RestoreThread(saved);
+    if (length < 0) {
+        errno = error;
+        return PyErr_SetFromErrno(PyExc_OSError);
+    }
+    return PyBytes_FromStringAndSize(mine.in, length);
+}
+
+static struct slot *slot_argument(unsigned long long handle)
+{
+    if (handle < MAX_HANDLES)
+        return &slots[handle];
+    PyErr_SetString(PyExc_IndexError, "no such slot");
+    return NULL;
+}
+
+static PyObject *datapath_set(PyObject *module, PyObject *args)
+{
+    unsigned long long handle;
+    int fd, direct;
+    if (!PyArg_ParseTuple(args, "Kii", &handle, &fd, &direct))
+        return NULL;
+    struct slot *slot = slot_argument(handle);
+    if (!slot)
+        return NULL;
+    for (int kind = 0; kind < CLASSES; kind++) {
+        atomic_store_explicit(&slot->reads[kind], 0, memory_order_relaxed);
+        atomic_store_explicit(&slot->bytes[kind], 0, memory_order_relaxed);
+    }
+    atomic_store_explicit(&slot->state, 0, memory_order_relaxed);
+    atomic_store_explicit(&slot->direct, direct + 1, memory_order_relaxed);
+    atomic_store_explicit(&slot->fd, fd + 1, memory_order_release);
+    Py_RETURN_NONE;
+}
+
+static PyObject *datapath_clear(PyObject *module, PyObject *args)
+{
+    unsigned long long handle;
+    if (!PyArg_ParseTuple(args, "K", &handle))
+        return NULL;
+    struct slot *slot = slot_argument(handle);
+    if (!slot)
+        return NULL;
+    atomic_store_explicit(&slot->fd, 0, memory_order_release);
+    Py_RETURN_NONE;
+}
+
+static PyObject *datapath_flushed(PyObject *module, PyObject *args)
+{
+    unsigned long long handle;
+    if (!PyArg_ParseTuple(args, "K", &handle))
+        return NULL;
+    struct slot *slot = slot_argument(handle);
+    if (!slot)
+        return NULL;
+    return PyBool_FromLong(atomic_load_explicit(&slot->state, memory_order_acquire) & FLUSHED);
+}
+
+static PyObject *datapath_counts(PyObject *module, PyObject *args)
+{
+    unsigned long long handle;
+    if (!PyArg_ParseTuple(args, "K", &handle))
+        return NULL;
+    struct slot *slot = slot_argument(handle);
+    if (!slot)
+        return NULL;
+    PyObject *found = PyTuple_New(CLASSES);
+    if (!found)
+        return NULL;
+    for (int kind = 0; kind < CLASSES; kind++) {
+        PyObject *pair = Py_BuildValue("KK", (unsigned long long)atomic_load(&slot->reads[kind]),
+                                       (unsigned long long)atomic_load(&slot->bytes[kind]));
+        if (!pair) {
+            Py_DECREF(found);
+            return NULL;
+        }
+        PyTuple_SET_ITEM(found, kind, pair);
+    }
+    return found;
+}
+
+static PyObject *datapath_set_classifier(PyObject *module, PyObject *function)
+{
+    Py_INCREF(function);
+    Py_XSETREF(classify, function);
+    Py_RETURN_NONE;
+}
+
+static PyMethodDef methods[] = {
+    {"next", datapath_next, METH_VARARGS, "Serve requests of a device until one is for Python; returns it."},
+    {"set", datapath_set, METH_VARARGS, "Let the data path serve a handle by these descriptors."},
+    {"clear", datapath_clear, METH_VARARGS, "End what set began."},
+    {"flushed", datapath_flushed, METH_VARARGS, "Whether a descriptor of the handle has been closed."},
+    {"counts", datapath_counts, METH_VARARGS, "(reads, bytes) of a handle for each class of thread."},
+    {"set_classifier", datapath_set_classifier, METH_O, "Set the function that tells a thread's class by its tid."},
+    {NULL, NULL, 0, NULL},
+};
+
+static struct PyModuleDef definition = {PyModuleDef_HEAD_INIT, "_datapath", NULL, -1, methods, NULL, NULL, NULL, NULL};
+
+PyMODINIT_FUNC PyInit__datapath(void)
+{
+    /* Address space only: a page is used when a handle in it is. */
+    slots = calloc(MAX_HANDLES, sizeof *slots);
+    if (!slots)
+        return PyErr_NoMemory();
+    PyObject *module = PyModule_Create(&definition);
+    if (module && PyModule_AddIntConstant(module, "MAX_HANDLES", MAX_HANDLES) < 0) {
+        Py_DECREF(module);
+        return NULL;
+    }
+    return module;
+}

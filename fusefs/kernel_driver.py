@@ -1,0 +1,636 @@
+"""The fast driver: speaks the FUSE protocol to /dev/fuse itself, so that the kernel moves the bytes.
+
+A file opened for writing is handed to the kernel by passthrough: its writes never come here. READ, FSYNC and FLUSH of
+all other files are served by `_datapath` without the GIL. What is left (names, opens, attributes) is Python, a few
+times per file.
+
+Modes. All concurrent opens of an inode must agree: passthrough with one backing id, or mediated. `Inode.lock` guards an
+inode's mode and counts; it is taken before `Volume.lock`, never inside it. A reader that opens a file right after its
+writer closed it may be heard before the writer's RELEASE, which the kernel sends without waiting: such an OPEN waits
+for the RELEASE, since the reader would be pinned to passthrough, and the file to its tier, until its last close.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import fcntl
+import logging
+import os
+import signal
+import stat
+import struct
+import threading
+from collections.abc import Callable
+from typing import Final
+
+from fusefs import _datapath, abi
+from fusefs.abi import Op
+from fusefs.driver import CACHE_TIMEOUT, DriverError
+from fusefs.namespace import Attributes, Caller, Changes, Namespace
+from keigo.lsm.threads import Job, job_of_thread
+
+log = logging.getLogger(__name__)
+
+_WORKERS: Final = 16
+_MAX_WRITE: Final = 1 << 20
+_RELEASE_WAIT: Final = 0.1  # seconds to wait for a RELEASE that must be on its way; 2 us to 1 ms were seen
+_MS_NOSUID_NODEV: Final = 6
+_CLASSES: Final = {Job.UNKNOWN: 0, Job.FOREGROUND: 1, Job.FLUSH: 2, Job.COMPACTION: 3}
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+class Inode:
+    """What the kernel knows of a node, and in which mode its open handles are."""
+
+    __slots__ = ("backing", "changed", "handles", "lock", "lookups", "mediated", "passthrough", "stale")
+
+    def __init__(self) -> None:
+        self.lookups = 0
+        self.lock = threading.Lock()
+        self.changed = threading.Condition(self.lock)
+        self.backing: int | None = None
+        """Backing id while there are passthrough opens."""
+        self.passthrough = 0
+        self.mediated = 0
+        self.handles: dict[int, tuple[bool, bool]] = {}
+        """Handle -> (is passthrough, writes)."""
+        self.stale = False
+        """Passthrough went past the inode's pages since they were last dropped: the next open must drop them."""
+
+
+class Request:
+    """One request: its header's fields and its body."""
+
+    __slots__ = ("body", "gid", "node", "op", "pid", "uid", "unique")
+
+    def __init__(self, raw: bytes) -> None:
+        _, self.op, self.unique, self.node, self.uid, self.gid, self.pid, _, _ = abi.IN_HEADER.unpack_from(raw)
+        self.body = memoryview(raw)[abi.IN_HEADER.size :]
+
+    @property
+    def caller(self) -> Caller:
+        """Who asks."""
+        return Caller(self.uid, self.gid, self.pid)
+
+    def names(self, offset: int, count: int) -> list[bytes]:
+        """`count` NUL-terminated strings from `offset` on. Raises OSError EINVAL where there are fewer."""
+        parts = bytes(self.body[offset:]).split(b"\0")
+        if len(parts) <= count:
+            raise OSError(errno.EINVAL, "malformed request")
+        return parts[:count]
+
+
+def _timeout(seconds: float) -> tuple[int, int]:
+    return int(seconds), 0
+
+
+def _seconds(ns: int) -> tuple[int, int]:
+    """(seconds as the protocol's unsigned 64 bits, nanoseconds)."""
+    return (ns // 1_000_000_000) & 0xFFFFFFFFFFFFFFFF, ns % 1_000_000_000
+
+
+def _ns(seconds: int, nanoseconds: int) -> int:
+    if seconds >= 1 << 63:
+        seconds -= 1 << 64
+    return seconds * 1_000_000_000 + nanoseconds
+
+
+def pack_attributes(found: Attributes) -> bytes:
+    """struct fuse_attr."""
+    atime, atime_ns = _seconds(found.atime_ns)
+    mtime, mtime_ns = _seconds(found.mtime_ns)
+    ctime, ctime_ns = _seconds(found.ctime_ns)
+    return abi.ATTR.pack(
+        found.id,
+        found.size,
+        found.blocks,
+        atime,
+        mtime,
+        ctime,
+        atime_ns,
+        mtime_ns,
+        ctime_ns,
+        found.mode,
+        found.nlink,
+        found.uid,
+        found.gid,
+        found.rdev,
+        found.blksize,
+        0,
+    )
+
+
+Handler = Callable[["KernelDriver", Request], bytes | None]
+
+
+class KernelDriver:
+    """See the module's docstring."""
+
+    name = "kernel"
+
+    def __init__(self, *, refuse_passthrough: bool = False) -> None:
+        self._refuse = refuse_passthrough
+        self._device = -1
+        self._namespace: Namespace
+        self._inodes: dict[int, Inode] = {}
+        self._inodes_lock = threading.Lock()
+        self._ended = threading.Event()
+
+    # --- mount ---
+
+    def mount(self, namespace: Namespace, path: str, source: str, *, allow_other: bool) -> None:
+        """Mount, and agree with the kernel on passthrough; where it has none nothing stays mounted."""
+        self._namespace = namespace
+        self._path = path
+        try:
+            self._device = os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC)
+        except OSError as error:
+            raise DriverError(f"/dev/fuse: {error.strerror}") from error
+        options = f"fd={self._device},rootmode=40000,user_id={os.geteuid()},group_id={os.getegid()},default_permissions"
+        if allow_other:
+            options += ",allow_other"
+        raw = (source.encode(), os.fsencode(path), b"fuse.keigo", _MS_NOSUID_NODEV, options.encode())
+        if _libc.mount(*raw) != 0:
+            code = ctypes.get_errno()
+            os.close(self._device)
+            raise DriverError(f"{path}: cannot mount: {os.strerror(code)}")
+        root = self._inode(abi_root())
+        root.lookups = 1
+        try:
+            self._negotiate()
+        except DriverError:
+            _libc.umount2(os.fsencode(path), 0)
+            os.close(self._device)
+            raise
+        _datapath.set_classifier(_class_of)
+
+    def _negotiate(self) -> None:
+        """Answer INIT, the kernel's first request. Raises DriverError where the kernel has no passthrough."""
+        request = Request(os.read(self._device, _MAX_WRITE + 8192))
+        if request.op != Op.INIT:
+            raise DriverError(f"the kernel began with operation {request.op}")
+        major, minor, readahead, flags = abi.INIT_IN.unpack_from(request.body)
+        if flags & abi.INIT_EXT and len(request.body) >= abi.INIT_IN.size + 4:
+            flags |= struct.unpack_from("=I", request.body, abi.INIT_IN.size)[0] << 32
+        if major != abi.MAJOR or not flags & abi.PASSTHROUGH or self._refuse:
+            self._reply(request.unique, errno.EPROTO)
+            raise DriverError(f"this kernel (FUSE {major}.{minor}) has no passthrough, which came with Linux 6.9")
+        wanted = (
+            abi.ASYNC_READ
+            | abi.ATOMIC_O_TRUNC
+            | abi.BIG_WRITES
+            | abi.DO_READDIRPLUS
+            | abi.READDIRPLUS_AUTO
+            | abi.ASYNC_DIO
+            | abi.PARALLEL_DIROPS
+            | abi.MAX_PAGES
+            | abi.CACHE_SYMLINKS
+            | abi.HANDLE_KILLPRIV_V2
+            | abi.INIT_EXT
+            | abi.PASSTHROUGH
+        ) & flags
+        self._reply(
+            request.unique,
+            0,
+            abi.INIT_OUT.pack(
+                abi.MAJOR,
+                min(minor, abi.MINOR),
+                readahead,
+                wanted & 0xFFFFFFFF,
+                64,  # background requests at most: readahead of many files at once
+                48,
+                _MAX_WRITE,
+                1,
+                _MAX_WRITE // 4096,
+                0,
+                wanted >> 32,
+                1,  # depth of file systems below: 1 is any but a stacked one
+                0,
+            ),
+        )
+
+    # --- serve ---
+
+    def serve(self, ready: Callable[[], None], stop: Callable[[], None]) -> None:
+        """Run the workers until the unmount. Signals are this thread's; the workers have them blocked."""
+        caught = {signal.SIGTERM, signal.SIGINT}
+        signal.pthread_sigmask(signal.SIG_BLOCK, caught)
+        workers = [threading.Thread(target=self._work, name=f"keigo-fuse-{n}", daemon=True) for n in range(_WORKERS)]
+        for worker in workers:
+            worker.start()
+
+        def asked(number: int, _frame: object) -> None:
+            log.info("%s: stopping", signal.Signals(number).name)
+            threading.Thread(target=stop, name="keigo-stop", daemon=True).start()
+
+        for number in caught:
+            signal.signal(number, asked)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, caught)
+        ready()
+        self._ended.wait()
+        for worker in workers:
+            worker.join()
+        os.close(self._device)
+
+    def _work(self) -> None:
+        device = self._device
+        while True:
+            try:
+                raw = _datapath.next(device)
+            except OSError as error:
+                if error.errno != errno.ENODEV:
+                    log.error("/dev/fuse: %s", error)
+                break
+            self._dispatch(raw)
+        self._ended.set()
+
+    def _dispatch(self, raw: bytes) -> None:
+        request = Request(raw)
+        handler = HANDLERS.get(request.op)
+        if handler is None:
+            if request.op not in _UNANSWERED:
+                self._reply(request.unique, errno.ENOSYS)
+            return
+        try:
+            answer = handler(self, request)
+        except OSError as error:
+            self._reply(request.unique, error.errno or errno.EIO)
+        except struct.error:
+            log.error("malformed request: operation %d, %d bytes", request.op, len(raw))
+            self._reply(request.unique, errno.EINVAL)
+        except Exception:
+            log.exception("operation %s failed", Op(request.op).name)
+            self._reply(request.unique, errno.EIO)
+        else:
+            if answer is not None:
+                self._reply(request.unique, 0, answer)
+
+    def _reply(self, unique: int, error: int, data: bytes = b"") -> None:
+        head = abi.OUT_HEADER.pack(abi.OUT_HEADER.size + len(data), -error, unique)
+        try:
+            os.writev(self._device, [head, data] if data else [head])
+        except OSError as failed:
+            # ENOENT: the caller was interrupted; ENODEV: unmounted meanwhile. Nobody waits for the answer.
+            if failed.errno not in (errno.ENOENT, errno.ENODEV):
+                log.error("reply to request %d: %s", unique, failed)
+
+    # --- inodes ---
+
+    def _inode(self, node: int) -> Inode:
+        with self._inodes_lock:
+            found = self._inodes.get(node)
+            if found is None:
+                found = self._inodes[node] = Inode()
+            return found
+
+    def _forget(self, node: int, count: int) -> None:
+        with self._inodes_lock:
+            known = self._inodes.get(node)
+            if known is None:
+                return
+            known.lookups -= count
+            if known.lookups <= 0 and node != abi_root():
+                del self._inodes[node]
+
+    def _entry(self, found: Attributes) -> bytes:
+        """struct fuse_entry_out, counted as a lookup."""
+        with self._inodes_lock:
+            known = self._inodes.get(found.id)
+            if known is None:
+                known = self._inodes[found.id] = Inode()
+            known.lookups += 1
+        entry_valid, entry_ns = _timeout(CACHE_TIMEOUT)
+        attr_valid, attr_ns = self._attributes_valid(known)
+        return abi.ENTRY.pack(found.id, 0, entry_valid, attr_valid, entry_ns, attr_ns) + pack_attributes(found)
+
+    @staticmethod
+    def _attributes_valid(inode: Inode | None) -> tuple[int, int]:
+        # A shared mapping of a passthrough file changes it without the kernel telling the FUSE inode.
+        return _timeout(0 if inode is not None and inode.passthrough else CACHE_TIMEOUT)
+
+    def _attributes(self, found: Attributes) -> bytes:
+        valid, valid_ns = self._attributes_valid(self._inodes.get(found.id))
+        return abi.ATTR_OUT.pack(valid, valid_ns, 0) + pack_attributes(found)
+
+    # --- opens ---
+
+    def _open(self, node: int, flags: int) -> bytes:
+        inode = self._inode(node)
+        with inode.lock:
+            if flags & os.O_ACCMODE == os.O_RDONLY:
+                self._await_release(inode)
+            handle = self._namespace.open(node, flags)
+            return self._opened(inode, node, handle, flags)
+
+    def _await_release(self, inode: Inode) -> None:
+        """While every writer has been closed and only its RELEASE is missing, wait for it. The lock is held."""
+
+        def closing() -> bool:
+            writers = [handle for handle, (_, writes) in inode.handles.items() if writes]
+            return bool(writers) and all(_datapath.flushed(handle) for handle in writers)
+
+        if inode.passthrough and closing():
+            inode.changed.wait_for(lambda: not closing(), _RELEASE_WAIT)
+
+    def _opened(self, inode: Inode, node: int, handle: int, flags: int) -> bytes:
+        """Decide the mode of a new handle; its OPEN_OUT. The lock is held."""
+        writes = flags & os.O_ACCMODE != os.O_RDONLY
+        bypass = inode.passthrough > 0 or (writes and not inode.mediated and self._namespace.may_bypass(node))
+        file = self._namespace.file_of(handle)
+        if bypass and inode.backing is None:
+            inode.backing = self._backing_open(file.fd)
+            bypass = inode.backing is not None
+        inode.handles[handle] = (bypass, writes)
+        if handle < _datapath.MAX_HANDLES:
+            direct = -1 if bypass else self._namespace.direct_of(handle)
+            _datapath.set(handle, file.fd, direct)
+        if bypass:
+            assert inode.backing is not None  # noqa: S101
+            inode.passthrough += 1
+            inode.stale = True
+            self._namespace.volume.pin_open(node, 1)
+            return abi.OPEN_OUT.pack(handle, abi.FOPEN_PASSTHROUGH, inode.backing)
+        inode.mediated += 1
+        keep = 0 if inode.stale else abi.FOPEN_KEEP_CACHE
+        inode.stale = False
+        return abi.OPEN_OUT.pack(handle, keep, 0)
+
+    def _backing_open(self, fd: int) -> int | None:
+        """Register a file with the kernel; None where it refuses (then the file is mediated)."""
+        found: int = _libc.ioctl(self._device, ctypes.c_ulong(abi.DEV_IOC_BACKING_OPEN), abi.BACKING_MAP.pack(fd, 0, 0))
+        if found >= 0:
+            return found
+        log.warning("the kernel refuses a backing file: %s", os.strerror(ctypes.get_errno()))
+        return None
+
+    def _release(self, node: int, handle: int) -> None:
+        inode = self._inode(node)
+        with inode.lock:
+            bypass, _ = inode.handles.pop(handle)
+            if bypass:
+                inode.passthrough -= 1
+                self._namespace.volume.pin_open(node, -1)
+                if inode.passthrough == 0 and inode.backing is not None:
+                    fcntl.ioctl(self._device, abi.DEV_IOC_BACKING_CLOSE, abi.BACKING_ID.pack(inode.backing))
+                    inode.backing = None
+            else:
+                inode.mediated -= 1
+            if handle < _datapath.MAX_HANDLES:
+                _datapath.clear(handle)
+            self._namespace.release(handle)
+            inode.changed.notify_all()
+
+    # --- operations ---
+
+    def _do_lookup(self, request: Request) -> bytes:
+        (name,) = request.names(0, 1)
+        try:
+            found = self._namespace.lookup(request.node, name)
+        except FileNotFoundError:
+            valid, valid_ns = _timeout(CACHE_TIMEOUT)
+            return abi.ENTRY.pack(0, 0, valid, 0, valid_ns, 0) + bytes(abi.ATTR.size)
+        return self._entry(found)
+
+    def _do_forget(self, request: Request) -> None:
+        (count,) = abi.FORGET_IN.unpack_from(request.body)
+        self._forget(request.node, count)
+
+    def _do_batch_forget(self, request: Request) -> None:
+        count, _ = abi.BATCH_FORGET_IN.unpack_from(request.body)
+        for number in range(count):
+            node, lookups = abi.FORGET_ONE.unpack_from(
+                request.body, abi.BATCH_FORGET_IN.size + number * abi.FORGET_ONE.size
+            )
+            self._forget(node, lookups)
+
+    def _do_getattr(self, request: Request) -> bytes:
+        return self._attributes(self._namespace.getattr(request.node))
+
+    def _do_setattr(self, request: Request) -> bytes:
+        (valid, _, handle, size, _, atime, mtime, _, atime_ns, mtime_ns, _, mode, _, uid, gid, _) = (
+            abi.SETATTR_IN.unpack_from(request.body)
+        )
+        now = None
+        if valid & (abi.FATTR_ATIME_NOW | abi.FATTR_MTIME_NOW):
+            import time
+
+            now = time.time_ns()
+        changes = Changes(
+            mode=mode if valid & abi.FATTR_MODE else None,
+            uid=uid if valid & abi.FATTR_UID else None,
+            gid=gid if valid & abi.FATTR_GID else None,
+            size=size if valid & abi.FATTR_SIZE else None,
+            atime_ns=now if valid & abi.FATTR_ATIME_NOW else _ns(atime, atime_ns) if valid & abi.FATTR_ATIME else None,
+            mtime_ns=now if valid & abi.FATTR_MTIME_NOW else _ns(mtime, mtime_ns) if valid & abi.FATTR_MTIME else None,
+            kill_privileges=bool(valid & abi.FATTR_KILL_SUIDGID),
+        )
+        found = self._namespace.setattr(request.node, changes, handle if valid & abi.FATTR_FH else None)
+        return self._attributes(found)
+
+    def _do_readlink(self, request: Request) -> bytes:
+        return self._namespace.readlink(request.node)
+
+    def _do_symlink(self, request: Request) -> bytes:
+        name, target = request.names(0, 2)
+        return self._entry(self._namespace.symlink(request.node, name, target, request.caller))
+
+    def _do_mknod(self, request: Request) -> bytes:
+        mode, _, _, _ = abi.MKNOD_IN.unpack_from(request.body)
+        (name,) = request.names(abi.MKNOD_IN.size, 1)
+        return self._entry(self._namespace.mknod(request.node, name, mode, request.caller))
+
+    def _do_mkdir(self, request: Request) -> bytes:
+        mode, _ = abi.MKDIR_IN.unpack_from(request.body)
+        (name,) = request.names(abi.MKDIR_IN.size, 1)
+        return self._entry(self._namespace.mkdir(request.node, name, mode, request.caller))
+
+    def _do_unlink(self, request: Request) -> bytes:
+        (name,) = request.names(0, 1)
+        self._namespace.unlink(request.node, name)
+        return b""
+
+    def _do_rmdir(self, request: Request) -> bytes:
+        (name,) = request.names(0, 1)
+        self._namespace.rmdir(request.node, name)
+        return b""
+
+    def _do_rename(self, request: Request) -> bytes:
+        (parent,) = abi.RENAME_IN.unpack_from(request.body)
+        old, new = request.names(abi.RENAME_IN.size, 2)
+        self._namespace.rename(request.node, old, parent, new, 0)
+        return b""
+
+    def _do_rename2(self, request: Request) -> bytes:
+        parent, flags, _ = abi.RENAME2_IN.unpack_from(request.body)
+        old, new = request.names(abi.RENAME2_IN.size, 2)
+        self._namespace.rename(request.node, old, parent, new, flags)
+        return b""
+
+    def _do_link(self, request: Request) -> bytes:
+        (node,) = abi.LINK_IN.unpack_from(request.body)
+        (name,) = request.names(abi.LINK_IN.size, 1)
+        return self._entry(self._namespace.link(node, request.node, name))
+
+    def _do_open(self, request: Request) -> bytes:
+        flags, extra = abi.OPEN_IN.unpack_from(request.body)
+        answer = self._open(request.node, flags)
+        if extra & abi.OPEN_KILL_SUIDGID:
+            self._namespace.setattr(request.node, Changes(kill_privileges=True))
+        return answer
+
+    def _do_create(self, request: Request) -> bytes:
+        flags, mode, _, _ = abi.CREATE_IN.unpack_from(request.body)
+        (name,) = request.names(abi.CREATE_IN.size, 1)
+        found, handle = self._namespace.create(request.node, name, mode, flags, request.caller)
+        entry = self._entry(found)
+        inode = self._inode(found.id)
+        with inode.lock:
+            # The creator counts as a writer whatever its flags say.
+            return entry + self._opened(inode, found.id, handle, os.O_RDWR)
+
+    def _do_read(self, request: Request) -> bytes:
+        handle, offset, size, *_ = abi.READ_IN.unpack_from(request.body)
+        return self._namespace.read(handle, offset, min(size, _MAX_WRITE))
+
+    def _do_write(self, request: Request) -> bytes:
+        handle, offset, size, flags, *_ = abi.WRITE_IN.unpack_from(request.body)
+        data = request.body[abi.WRITE_IN.size : abi.WRITE_IN.size + size]
+        if len(data) != size:
+            raise OSError(errno.EINVAL, "malformed request")
+        if flags & abi.WRITE_KILL_SUIDGID:
+            self._namespace.setattr(request.node, Changes(kill_privileges=True))
+        return abi.WRITE_OUT.pack(self._namespace.write(handle, offset, data), 0)
+
+    def _do_statfs(self, _request: Request) -> bytes:
+        space = self._namespace.statfs()
+        return abi.STATFS_OUT.pack(
+            space.blocks,
+            space.free,
+            space.free,
+            space.inodes,
+            space.inodes_free,
+            space.block,
+            255,
+            space.block,
+            0,
+        )
+
+    def _do_release(self, request: Request) -> bytes:
+        handle, *_ = abi.RELEASE_IN.unpack_from(request.body)
+        self._release(request.node, handle)
+        return b""
+
+    def _do_flush(self, request: Request) -> bytes:
+        handle, *_ = abi.FLUSH_IN.unpack_from(request.body)
+        self._namespace.flush(handle)
+        return b""
+
+    def _do_fsync(self, request: Request) -> bytes:
+        handle, flags, _ = abi.FSYNC_IN.unpack_from(request.body)
+        self._namespace.fsync(handle, data_only=bool(flags & abi.FSYNC_DATA_ONLY))
+        return b""
+
+    def _do_setxattr(self, request: Request) -> bytes:
+        size, flags = abi.SETXATTR_IN.unpack_from(request.body)
+        (name,) = request.names(abi.SETXATTR_IN.size, 1)
+        start = abi.SETXATTR_IN.size + len(name) + 1
+        value = bytes(request.body[start : start + size])
+        if len(value) != size:
+            raise OSError(errno.EINVAL, "malformed request")
+        self._namespace.setxattr(request.node, name, value, flags)
+        return b""
+
+    @staticmethod
+    def _sized(value: bytes, size: int) -> bytes:
+        """The answer to a caller with room for `size` bytes; 0 asks how many there are."""
+        if size == 0:
+            return abi.GETXATTR_OUT.pack(len(value), 0)
+        if len(value) > size:
+            raise OSError(errno.ERANGE, os.strerror(errno.ERANGE))
+        return value
+
+    def _do_getxattr(self, request: Request) -> bytes:
+        size, _ = abi.GETXATTR_IN.unpack_from(request.body)
+        (name,) = request.names(abi.GETXATTR_IN.size, 1)
+        return self._sized(self._namespace.getxattr(request.node, name), size)
+
+    def _do_listxattr(self, request: Request) -> bytes:
+        size, _ = abi.GETXATTR_IN.unpack_from(request.body)
+        return self._sized(b"".join(name + b"\0" for name in self._namespace.listxattr(request.node)), size)
+
+    def _do_removexattr(self, request: Request) -> bytes:
+        (name,) = request.names(0, 1)
+        self._namespace.removexattr(request.node, name)
+        return b""
+
+    def _do_opendir(self, request: Request) -> bytes:
+        return abi.OPEN_OUT.pack(self._namespace.opendir(request.node), 0, 0)
+
+    def _do_readdir(self, request: Request) -> bytes:
+        handle, offset, size, *_ = abi.READ_IN.unpack_from(request.body)
+        return self._directory(handle, offset, size, plus=False)
+
+    def _do_readdirplus(self, request: Request) -> bytes:
+        handle, offset, size, *_ = abi.READ_IN.unpack_from(request.body)
+        return self._directory(handle, offset, size, plus=True)
+
+    def _directory(self, handle: int, offset: int, size: int, *, plus: bool) -> bytes:
+        parts: list[bytes] = []
+        used = 0
+        for name, found, following in self._namespace.readdir(handle, offset):
+            head = abi.ENTRY.size + abi.ATTR.size if plus else 0
+            length = -(-(head + abi.DIRENT.size + len(name)) // 8) * 8
+            if used + length > size:
+                break
+            entry = b""
+            if plus:
+                # "." and ".." are not looked up by this; node 0 tells the kernel so.
+                known = name not in (b".", b"..")
+                entry = self._entry(found) if known else abi.ENTRY.pack(0, 0, 0, 0, 0, 0) + pack_attributes(found)
+            entry += abi.DIRENT.pack(found.id, following, len(name), stat.S_IFMT(found.mode) >> 12) + name
+            parts.append(entry.ljust(length, b"\0"))
+            used += length
+        return b"".join(parts)
+
+    def _do_releasedir(self, request: Request) -> bytes:
+        handle, *_ = abi.RELEASE_IN.unpack_from(request.body)
+        self._namespace.releasedir(handle)
+        return b""
+
+    def _do_fsyncdir(self, request: Request) -> bytes:
+        handle, *_ = abi.FSYNC_IN.unpack_from(request.body)
+        self._namespace.fsyncdir(handle)
+        return b""
+
+    def _do_fallocate(self, request: Request) -> bytes:
+        handle, offset, length, mode, _ = abi.FALLOCATE_IN.unpack_from(request.body)
+        self._namespace.fallocate(handle, mode, offset, length)
+        return b""
+
+    def _do_lseek(self, request: Request) -> bytes:
+        handle, offset, whence, _ = abi.LSEEK_IN.unpack_from(request.body)
+        return abi.LSEEK_OUT.pack(self._namespace.lseek(handle, offset, whence))
+
+    def _do_copy_file_range(self, request: Request) -> bytes:
+        source, offset, _, target, target_offset, length, _ = abi.COPY_FILE_RANGE_IN.unpack_from(request.body)
+        done = self._namespace.copy_file_range(source, offset, target, target_offset, length)
+        return abi.WRITE_OUT.pack(done, 0)
+
+    def _do_destroy(self, _request: Request) -> bytes:
+        return b""
+
+
+def abi_root() -> int:
+    """Node id of the root: FUSE_ROOT_ID."""
+    return 1
+
+
+def _class_of(tid: int) -> int:
+    return _CLASSES[job_of_thread(tid)]
+
+
+_UNANSWERED: Final = frozenset({Op.INTERRUPT, Op.FORGET, Op.BATCH_FORGET})
+HANDLERS: Final[dict[int, Handler]] = {
+    op: getattr(KernelDriver, f"_do_{op.name.lower()}") for op in Op if hasattr(KernelDriver, f"_do_{op.name.lower()}")
+}

@@ -1,0 +1,289 @@
+"""db_bench and small-file work on the bare file system, on Keigo with each driver, and on other FUSE file systems.
+
+All setups use directories of one file system. Runs are interleaved: each repetition runs every setup once, in turn, and
+every figure is the median of the repetitions; ratios are medians of the ratios within a repetition, so that a slow
+minute of the machine hits both sides.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+console = Console(width=None if sys.stdout.isatty() else 140, highlight=False)
+NATIVE = "native"
+
+
+@dataclass
+class Setup:
+    """A directory to work in, and the daemon behind it, if it is Keigo's."""
+
+    name: str
+    directory: Path
+    pid: int | None = None
+
+
+def keigo(*args: str | Path) -> str:
+    done = subprocess.run([sys.executable, "-m", "keigo", *map(str, args)], capture_output=True, text=True)
+    if done.returncode != 0:
+        raise SystemExit(done.stderr)
+    return done.stdout
+
+
+@contextmanager
+def mounted(name: str, base: Path) -> Iterator[Setup]:
+    """Bring a setup up under `base`, and down again."""
+    home = base / name
+    (home / "db").mkdir(parents=True)
+    directory = home / "db"
+    if name == NATIVE:
+        yield Setup(name, directory)
+        return
+    if name.startswith("keigo-"):
+        (home / "fast").mkdir()
+        config = home / "devices.yaml"
+        config.write_text(
+            f"volume: bench-{os.getpid()}-{name}\n"
+            f"tiers:\n  - {{name: fast, path: {home}/fast}}\n  - {{name: slow, in_place: true}}\n"
+        )
+        driver = name.removeprefix("keigo-")
+        keigo("mount", directory, "-d", config, "--driver", driver, "--log-file", home / "log")
+        try:
+            yield Setup(name, directory, json.loads(keigo("status", directory, "--json"))["pid"])
+        finally:
+            keigo("umount", directory)
+        return
+    (home / "branch").mkdir()
+    command = {
+        "mergerfs": ["mergerfs", "-o", "allow_other,cache.files=auto-full", str(home / "branch"), str(directory)],
+        "unionfs": ["unionfs", "-o", "allow_other", f"{home / 'branch'}=RW", str(directory)],
+    }[name]
+    subprocess.run(command, check=True, capture_output=True)
+    try:
+        yield Setup(name, directory)
+    finally:
+        subprocess.run(["umount", directory], check=True)
+
+
+def db_bench(setup: Setup, benchmark: str, num: int, threads: int = 1, *, fresh: bool = False, **options: int) -> float:
+    """Operations per second of one db_bench benchmark."""
+    database = setup.directory / "bench"
+    if fresh and database.exists():
+        shutil.rmtree(database)
+    arguments = {
+        "db": database,
+        "benchmarks": benchmark,
+        "num": num // threads if benchmark.startswith(("read", "seek")) else num,
+        "value_size": 400,
+        "threads": threads,
+        "cache_size": 8 << 20,
+        "compression_type": "none",
+        "use_existing_db": int(not fresh),
+        "seed": 1,
+        **options,
+    }
+    done = subprocess.run(
+        ["db_bench", *(f"--{key}={value}" for key, value in arguments.items())], capture_output=True, text=True
+    )
+    found = re.search(rf"^{benchmark}\s*:.*?([0-9]+) ops/sec", done.stdout, re.MULTILINE)
+    if found is None:
+        raise SystemExit(f"{setup.name}: db_bench {benchmark} failed:\n{done.stdout[-500:]}\n{done.stderr[-500:]}")
+    return float(found[1])
+
+
+def small_files(setup: Setup, count: int) -> float:
+    """create + write 4 KiB + close + unlink, times per second."""
+    data = b"x" * 4096
+    directory = os.fsencode(setup.directory)
+    began = time.perf_counter()
+    for number in range(count):
+        path = b"%s/%06d.sst" % (directory, number)
+        fd = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
+        os.write(fd, data)
+        os.close(fd)
+        os.unlink(path)
+    return count / (time.perf_counter() - began)
+
+
+Workload = Callable[[Setup], float]
+
+
+def workloads(num: int) -> dict[str, Workload]:
+    """By name; the order matters, for reads need what a fill wrote."""
+    return {
+        "fillsync": lambda s: db_bench(s, "fillsync", num // 20, fresh=True),
+        "fillrandom": lambda s: db_bench(s, "fillrandom", num, fresh=True),
+        "overwrite": lambda s: db_bench(s, "overwrite", num),
+        "readseq": lambda s: db_bench(s, "readseq", num),
+        "readrandom": lambda s: db_bench(s, "readrandom", num // 2),
+        "readrandom 2 threads": lambda s: db_bench(s, "readrandom", num // 2, 2),
+        "seekrandom": lambda s: db_bench(s, "seekrandom", num // 4),
+        "seekrandom 2 threads": lambda s: db_bench(s, "seekrandom", num // 4, 2),
+        "small files": lambda s: small_files(s, 2000),
+    }
+
+
+TARGETS = {
+    "fillsync": 0.92,
+    "fillrandom": 0.97,
+    "overwrite": 0.97,
+    "readseq": 0.95,
+    "readrandom": 0.95,
+    "readrandom 2 threads": 0.95,
+    "seekrandom": 0.95,
+    "seekrandom 2 threads": 0.95,
+}
+
+
+def compare(names: list[str], base: Path, num: int, repeats: int) -> dict[str, dict[str, list[float]]]:
+    """Workload -> setup -> figures, one per repetition."""
+    found: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+    for repeat in range(repeats):
+        for workload, run in workloads(num).items():
+            for name in names if repeat % 2 == 0 else reversed(names):
+                with setup_of(name, base) as setup:
+                    run_warm = workload.startswith(("read", "seek"))
+                    if run_warm:
+                        run(setup)  # warms the page cache
+                    found[workload][name].append(run(setup))
+            done = ", ".join(f"{name} {found[workload][name][-1]:,.0f}" for name in names)
+            console.print(f"  {repeat + 1}/{repeats} {workload}: {done}", style="dim")
+    return found
+
+
+_mounted: dict[str, Setup] = {}
+
+
+@contextmanager
+def setup_of(name: str, base: Path) -> Iterator[Setup]:
+    """A setup that stays mounted over all workloads; `_mounted` is filled by `main`."""
+    del base
+    yield _mounted[name]
+
+
+def ratio(figures: dict[str, list[float]], name: str, to: str = NATIVE) -> float:
+    return statistics.median(a / b for a, b in zip(figures[name], figures[to], strict=True))
+
+
+def direct_reads(names: list[str], num: int, repeats: int) -> dict[str, dict[str, float]]:
+    """readrandom with direct reads from memory: us per operation with 1 thread, and how 2 threads scale."""
+    base = Path(tempfile.mkdtemp(prefix="keigo-bench-", dir="/dev/shm"))
+    one: dict[str, list[float]] = defaultdict(list)
+    two: dict[str, list[float]] = defaultdict(list)
+    try:
+        for name in names:
+            with mounted(name, base) as setup:
+                db_bench(setup, "fillrandom", num, fresh=True)
+                db_bench(setup, "compact", num)
+                for _ in range(repeats):
+                    one[name].append(1e6 / db_bench(setup, "readrandom", num // 2, use_direct_reads=1))
+                    two[name].append(1e6 / db_bench(setup, "readrandom", num // 2, 2, use_direct_reads=1))
+    finally:
+        shutil.rmtree(base)
+    return {
+        name: {
+            "us": statistics.median(one[name]),
+            "scaling": statistics.median(one[name]) / statistics.median(two[name]),
+        }
+        for name in names
+    }
+
+
+def rss_anon(pid: int) -> int:
+    match = re.search(r"^RssAnon:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE)
+    assert match is not None
+    return int(match[1]) * 1024
+
+
+def memory(base: Path, fills: int, num: int) -> list[int]:
+    """RssAnon of the kernel driver's daemon after each of several fills."""
+    found = []
+    with mounted("keigo-kernel", base / "memory") as setup:
+        assert setup.pid is not None
+        for _ in range(fills):
+            db_bench(setup, "fillrandom", num, fresh=True)
+            found.append(rss_anon(setup.pid))
+        modules = Path(f"/proc/{setup.pid}/maps").read_text()
+        if "scipy" in modules or "matplotlib" in modules:
+            raise SystemExit("the daemon has imported scipy or matplotlib")
+    return found
+
+
+@click.command()
+@click.option("--num", default=1_000_000, show_default=True, help="Keys of 400 bytes.")
+@click.option("--repeats", default=5, show_default=True)
+@click.option("--quick", is_flag=True, help="A tenth of the keys, three repetitions, no memory test.")
+@click.option("--setups", default="native,keigo-kernel,keigo-pyfuse3,mergerfs,unionfs", show_default=True)
+@click.option(
+    "--where", default="/var/tmp", type=click.Path(path_type=Path), help="A directory on the file system to use."
+)
+@click.option("--json", "json_file", type=click.Path(path_type=Path), help="Write all figures here.")
+def main(num: int, repeats: int, quick: bool, setups: str, where: Path, json_file: Path | None) -> None:
+    """Compare drivers and file systems."""
+    if quick:
+        num, repeats = num // 10, 3
+    names = setups.split(",")
+    base = Path(tempfile.mkdtemp(prefix="keigo-bench-", dir=where))
+    try:
+        from contextlib import ExitStack
+
+        with ExitStack() as stack:
+            for name in names:
+                _mounted[name] = stack.enter_context(mounted(name, base))
+            found = compare(names, base, num, repeats)
+        direct = direct_reads([name for name in names if name != "unionfs"], num // 4, repeats)
+        anon = [] if quick else memory(base, 10, 500_000)
+        if not quick:
+            anon = [*memory(base / "big", 1, 5_000_000), *anon]
+    finally:
+        shutil.rmtree(base)
+
+    table = Table(
+        title=f"operations per second, and ratio to {NATIVE} (medians of {repeats})", box=None, pad_edge=False
+    )
+    table.add_column("workload")
+    for name in names:
+        table.add_column(name, justify="right")
+    table.add_column("target", justify="right")
+    for workload, figures in found.items():
+        cells = [f"{statistics.median(figures[n]):,.0f}  {ratio(figures, n):.2f}" for n in names]
+        table.add_row(workload, *cells, f"{TARGETS[workload]:.2f}" if workload in TARGETS else "")
+    console.print(table)
+    if "mergerfs" in names and "keigo-kernel" in names:
+        times = 1 / ratio(found["small files"], "keigo-kernel", "mergerfs")
+        console.print(f"small files: keigo-kernel takes {times:.2f} times the time of mergerfs (target: at most 2.5)")
+    for name, figure in direct.items():
+        added = figure["us"] - direct[NATIVE]["us"]
+        relative = figure["scaling"] / direct[NATIVE]["scaling"]
+        console.print(
+            f"direct reads from memory: {name:14} {figure['us']:6.2f} us per readrandom (+{added:.2f}; target: +8), "
+            f"2 threads {figure['scaling']:.2f} x ({relative:.2f} of native's scaling; target: 0.9)"
+        )
+    if anon:
+        console.print(
+            f"daemon's RssAnon after 2 GiB: {anon[0] >> 20} MiB; after each of ten fills: {[a >> 20 for a in anon[1:]]} MiB"
+        )
+    if json_file is not None:
+        json_file.write_text(
+            json.dumps({"num": num, "repeats": repeats, "ops_per_second": found, "direct": direct, "rss_anon": anon})
+        )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,186 @@
+"""Open files and maps while their file moves to another tier and back."""
+
+from __future__ import annotations
+
+import mmap
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from keigo.control import ask
+from tests.conftest import MIB
+from tests.fs.support import Area, opened
+
+NAME = "000007.sst"
+SIZE = 8 * MIB + 123
+
+
+@pytest.fixture(scope="module")
+def data() -> bytes:
+    return os.urandom(SIZE)
+
+
+@pytest.fixture
+def table(area: Area, data: bytes) -> Path:
+    """An SST on the fast tier."""
+    path = area.path / NAME
+    path.write_bytes(data)
+    return path
+
+
+@contextmanager
+def wandering(area: Area, name: str = NAME) -> Iterator[None]:
+    """The file moves from tier to tier for as long as the block runs, at least once round."""
+    stop = threading.Event()
+    moves = 0
+
+    def wander() -> None:
+        nonlocal moves
+        while not stop.is_set() or moves < 3:
+            for tier in ("mid", "slow", "fast"):
+                area.migrate(name, tier)
+                moves += 1
+
+    thread = threading.Thread(target=wander)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
+    assert moves >= 3
+
+
+def test_attributes_survive(area: Area, table: Path) -> None:
+    table.chmod(0o4640)
+    os.chown(table, 11, 22)
+    table.chmod(0o4640)
+    os.utime(table, ns=(10**18 + 1, 10**18 + 2))
+    before = table.stat()
+    for tier in ("mid", "slow", "fast"):
+        area.migrate(NAME, tier)
+        assert area.tier_of(NAME) == tier
+        after = table.stat()
+        for field in ("st_ino", "st_mode", "st_nlink", "st_uid", "st_gid", "st_size", "st_mtime_ns"):
+            assert getattr(after, field) == getattr(before, field), field
+
+
+def test_an_open_reader_reads_on_from_the_new_home(area: Area, table: Path, data: bytes) -> None:
+    with opened(table, os.O_RDONLY | os.O_DIRECT) as fd:  # so that the kernel's cache does not answer
+        buffer = mmap.mmap(-1, MIB)
+        for number, tier in enumerate(("mid", "slow", "fast", "mid")):
+            area.migrate(NAME, tier)
+            assert os.preadv(fd, [buffer], number * MIB) == MIB
+            assert buffer[:] == data[number * MIB : (number + 1) * MIB]
+            assert os.fstat(fd).st_ino == table.stat().st_ino
+    # The old copies are gone, not only unlinked: the daemon holds none of them open.
+    held = [os.readlink(link) for link in Path(f"/proc/{area.world.pids[-1]}/fd").iterdir() if link.is_symlink()]
+    assert not [path for path in held if NAME in path]
+
+
+def test_a_reader_reads_throughout(area: Area, table: Path, data: bytes) -> None:
+    with opened(table, os.O_RDONLY | os.O_DIRECT) as fd, wandering(area):
+        buffer = mmap.mmap(-1, 65536)
+        for step in range(2000):
+            offset = step * 7919 % 127 * 65536
+            assert os.preadv(fd, [buffer], offset) == 65536
+            assert buffer[:] == data[offset : offset + 65536]
+
+
+def test_a_map_reads_throughout(area: Area, table: Path, data: bytes) -> None:
+    with opened(table, os.O_RDONLY) as fd:
+        table_map = mmap.mmap(fd, SIZE, prot=mmap.PROT_READ)
+    with table_map, wandering(area):
+        for step in range(40):
+            # Drop the kernel's pages now and then: the next look comes to the file system again.
+            table_map.madvise(mmap.MADV_DONTNEED)
+            with opened(table, os.O_RDONLY) as fd:
+                os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+            offset = step * MIB // 5
+            assert table_map[offset : offset + 50_000] == data[offset : offset + 50_000]
+        assert table_map[:] == data
+
+
+def test_opens_and_whole_reads_throughout(area: Area, table: Path, data: bytes) -> None:
+    with wandering(area):
+        for _ in range(30):
+            assert table.read_bytes() == data
+
+
+def test_links_move_together(area: Area, table: Path, data: bytes) -> None:
+    (area.path / "backup").mkdir()
+    link = area.path / "backup" / NAME
+    link.hardlink_to(table)
+    with opened(link, os.O_RDONLY) as fd:
+        area.migrate(NAME, "mid")
+        assert (area.tier_of(NAME), area.tier_of(f"backup/{NAME}")) == ("mid", "mid")
+        assert link.stat().st_ino == table.stat().st_ino == os.fstat(fd).st_ino
+        assert link.stat().st_nlink == 2
+        table.unlink()
+        assert link.stat().st_nlink == 1
+        assert os.pread(fd, 100, SIZE - 100) == data[-100:]
+
+
+def test_an_unlinked_reader_survives_its_migration_being_cancelled(area: Area, table: Path, data: bytes) -> None:
+    """Names go while the copy is under way; whoever has the file open reads on."""
+    for number in range(10):
+        path = area.path / f"{number}.sst"
+        path.write_bytes(data)
+        with opened(path, os.O_RDONLY) as fd:
+            os.pread(fd, 1, 0)
+            mover = threading.Thread(
+                target=ask,
+                args=(area.world.volume, "migrate"),
+                kwargs={"pattern": f"{area.name}/{number}.sst", "tier": "mid"},
+            )
+            mover.start()
+            threading.Event().wait(number * 0.002)
+            path.unlink()
+            mover.join()
+            assert os.fstat(fd).st_nlink == 0
+            assert os.pread(fd, SIZE, 0) == data
+    assert set(area.rows()) == {NAME}
+    assert list(area.on("mid", "").glob("*")) == [] or not area.on("mid", "").exists()
+
+
+def test_what_is_written_during_a_copy_is_kept(area: Area, table: Path, data: bytes) -> None:
+    """SSTs do not change, but nothing forbids it: opening one for writing ends its copy."""
+    for number in range(10):
+        tier = ("mid", "fast")[number % 2]
+        mover = threading.Thread(
+            target=ask, args=(area.world.volume, "migrate"), kwargs={"pattern": f"{area.name}/{NAME}", "tier": tier}
+        )
+        mover.start()
+        threading.Event().wait(number * 0.002)
+        with opened(table, os.O_WRONLY) as fd:
+            os.pwrite(fd, b"%010d" % number, number * 10)
+        mover.join()
+        area.tier_of(NAME)
+        expected = b"".join(b"%010d" % n for n in range(number + 1)) + data[(number + 1) * 10 :]
+        assert table.read_bytes() == expected
+    with opened(table, os.O_RDONLY | os.O_DIRECT) as fd:
+        buffer = mmap.mmap(-1, MIB)
+        os.preadv(fd, [buffer], 0)
+        assert buffer[:100] == expected[:100]
+
+
+def test_names_change_during_a_copy(area: Area, table: Path, data: bytes) -> None:
+    names = [NAME, "000008.sst"]
+    for number in range(10):
+        old, new = names[number % 2], names[1 - number % 2]
+        mover = threading.Thread(
+            target=ask,
+            args=(area.world.volume, "migrate"),
+            kwargs={"pattern": f"{area.name}/{old}", "tier": ("mid", "slow", "fast")[number % 3]},
+        )
+        mover.start()
+        threading.Event().wait(number * 0.002)
+        (area.path / old).rename(area.path / new)
+        mover.join()
+        assert set(area.rows()) == {new}
+        area.tier_of(new)
+        assert (area.path / new).read_bytes() == data
