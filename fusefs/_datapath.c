@@ -164,10 +164,11 @@ static int serve(int device, const struct fuse_in_header *head, size_t length, P
             answer(device, head->unique, errno, NULL, 0);
             return 1;
         }
-        answer(device, head->unique, 0, mine.out, (size_t)got);
+        /* Before the answer: the thread waits for it, so its name is still to be read, and counts are never late. */
         unsigned kind = class_of(head->pid, saved);
         atomic_fetch_add_explicit(&slot->reads[kind], 1, memory_order_relaxed);
         atomic_fetch_add_explicit(&slot->bytes[kind], (uint64_t)got, memory_order_relaxed);
+        answer(device, head->unique, 0, mine.out, (size_t)got);
         return 1;
     }
     case FUSE_FSYNC: {

@@ -20,6 +20,12 @@ class Driver(Protocol):
 
     name: str
 
+    def facts(self) -> dict[str, int]:
+        """Sizes of the driver's own tables, for `status`."""
+
+    def reads(self) -> dict[int, dict[str, tuple[int, int]]]:
+        """Node -> class of thread -> (reads, bytes) that reached the daemon, for nodes that the kernel remembers."""
+
     def mount(self, namespace: Namespace, path: str, source: str, *, allow_other: bool) -> None:
         """Mount at `path`; requests wait until `serve`. Raises DriverError with nothing mounted."""
 

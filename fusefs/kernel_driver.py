@@ -27,7 +27,7 @@ from typing import Final
 from fusefs import _datapath, abi
 from fusefs.abi import Op
 from fusefs.driver import CACHE_TIMEOUT, DriverError
-from fusefs.namespace import Attributes, Caller, Changes, Namespace
+from fusefs.namespace import ROOT_ID, Attributes, Caller, Changes, Namespace
 from keigo.lsm.threads import Job, job_of_thread
 
 log = logging.getLogger(__name__)
@@ -43,7 +43,7 @@ _libc = ctypes.CDLL(None, use_errno=True)
 class Inode:
     """What the kernel knows of a node, and in which mode its open handles are."""
 
-    __slots__ = ("backing", "changed", "handles", "lock", "lookups", "mediated", "passthrough", "stale")
+    __slots__ = ("backing", "changed", "handles", "lock", "lookups", "mediated", "passthrough", "reads", "stale")
 
     def __init__(self) -> None:
         self.lookups = 0
@@ -55,6 +55,8 @@ class Inode:
         self.mediated = 0
         self.handles: dict[int, tuple[bool, bool]] = {}
         """Handle -> (is passthrough, writes)."""
+        self.reads = [(0, 0)] * len(_CLASSES)
+        """(reads, bytes) by class, of handles that were released."""
         self.stale = False
         """Passthrough went past the inode's pages since they were last dropped: the next open must drop them."""
 
@@ -137,6 +139,29 @@ class KernelDriver:
         self._inodes_lock = threading.Lock()
         self._ended = threading.Event()
 
+    def facts(self) -> dict[str, int]:
+        """How many inodes the kernel remembers, and how many of their files are in passthrough."""
+        with self._inodes_lock:
+            return {
+                "inodes": len(self._inodes),
+                "passthrough": sum(inode.passthrough > 0 for inode in self._inodes.values()),
+            }
+
+    def reads(self) -> dict[int, dict[str, tuple[int, int]]]:
+        """What the data path counted, of released and of open handles."""
+        with self._inodes_lock:
+            inodes = list(self._inodes.items())
+        found = {}
+        for node, inode in inodes:
+            with inode.lock:
+                counts = inode.reads
+                for handle in inode.handles:
+                    counts = _add_counts(counts, handle)
+            by_class = {job.value: counts[number] for job, number in _CLASSES.items() if counts[number][0]}
+            if by_class:
+                found[node] = by_class
+        return found
+
     # --- mount ---
 
     def mount(self, namespace: Namespace, path: str, source: str, *, allow_other: bool) -> None:
@@ -155,7 +180,7 @@ class KernelDriver:
             code = ctypes.get_errno()
             os.close(self._device)
             raise DriverError(f"{path}: cannot mount: {os.strerror(code)}")
-        root = self._inode(abi_root())
+        root = self._inode(ROOT_ID)
         root.lookups = 1
         try:
             self._negotiate()
@@ -290,7 +315,7 @@ class KernelDriver:
             if known is None:
                 return
             known.lookups -= count
-            if known.lookups <= 0 and node != abi_root():
+            if known.lookups <= 0 and node != ROOT_ID:
                 del self._inodes[node]
 
     def _entry(self, found: Attributes) -> bytes:
@@ -376,6 +401,7 @@ class KernelDriver:
                     inode.backing = None
             else:
                 inode.mediated -= 1
+            inode.reads = _add_counts(inode.reads, handle)
             if handle < _datapath.MAX_HANDLES:
                 _datapath.clear(handle)
             self._namespace.release(handle)
@@ -621,9 +647,11 @@ class KernelDriver:
         return b""
 
 
-def abi_root() -> int:
-    """Node id of the root: FUSE_ROOT_ID."""
-    return 1
+def _add_counts(counts: list[tuple[int, int]], handle: int) -> list[tuple[int, int]]:
+    """`counts` and those of a handle's slot, by class."""
+    if handle >= _datapath.MAX_HANDLES:
+        return counts
+    return [(a + c, b + d) for (a, b), (c, d) in zip(counts, _datapath.counts(handle), strict=True)]
 
 
 def _class_of(tid: int) -> int:

@@ -308,6 +308,14 @@ class Pyfuse3Driver:
 
     name = "pyfuse3"
 
+    def facts(self) -> dict[str, int]:
+        """Nothing is kept per inode."""
+        return {}
+
+    def reads(self) -> dict[int, dict[str, tuple[int, int]]]:
+        """Reads are not counted: pyfuse3 does not tell who reads."""
+        return {}
+
     def mount(self, namespace: Namespace, path: str, source: str, *, allow_other: bool) -> None:
         """Mount through libfuse."""
         options = {"default_permissions", f"fsname={source}", "subtype=keigo"}

@@ -33,11 +33,11 @@ from keigo.placement.levels import LevelsPolicy
 from keigo.placement.policy import Policy
 from keigo.tiers.catalog import boot_id
 from keigo.tiers.directories import shown
-from keigo.tiers.fds import read_file, write_durably
+from keigo.tiers.fds import O_DIR, Fd, open_dir, read_file, write_durably
 from keigo.tiers.mover import Mover, Request, elsewhere
 from keigo.tiers.opening import dissolve, open_volume
 from keigo.tiers.scan import Finding
-from keigo.tiers.tier import TierError
+from keigo.tiers.tier import STATE, TierError
 from keigo.tiers.volume import Volume
 
 log = logging.getLogger(__name__)
@@ -123,6 +123,32 @@ def prepare(directory: Path) -> Path:
     return Path(resolved)
 
 
+def refuse_detached(config: Config, directory: Path) -> None:
+    """Refuse while a process holds files of an earlier mount of this volume that was detached lazily.
+
+    It may still write them, past any daemon. Raises MountError.
+    """
+    primary = next((tier for tier in config.tiers if tier.in_place), config.tiers[-1])
+    try:
+        root = Fd(os.open(primary.path or directory, O_DIR))
+        state = open_dir(STATE, root.fd)
+        last = msgspec.json.decode(read_file(state.fd, _MOUNTED), type=_Mounted)
+    except (FileNotFoundError, msgspec.MsgspecError):
+        return
+    except OSError as error:
+        raise MountError(f"{directory}: {error}") from error
+    mounted = mounts.mounts()
+    if last.boot != boot_id() or any(mount.id == last.mount_id for mount in mounted):
+        return
+    # Numbers are used again once nobody holds the mount; where a mount that can be seen has one, it says nothing.
+    devices = {last.device} - {mount.device for mount in mounted}
+    holders = mounts.holders_of({last.mount_id}, devices)
+    if holders:
+        raise MountError(
+            f"{directory}: files of an earlier mount are still in use: " + "; ".join(map(str, holders[:5]))
+        )
+
+
 class Service:
     """One mounted volume."""
 
@@ -151,6 +177,7 @@ class Service:
         """Mount, call `ready`, serve until unmounted, close. Raises MountError with nothing mounted or locked."""
         self.directory = prepare(self.directory)
         check(self.config, self.directory)
+        refuse_detached(self.config, self.directory)
         policy = make_policy(self.config, self._policy_name)
         try:
             self.control = ControlServer(self.config.volume, self._operations())
@@ -173,7 +200,6 @@ class Service:
         for finding in self.findings:
             log.warning("%s: %s: %s", os.fsdecode(finding.path), finding.problem, finding.detail)
         try:
-            self._refuse_detached()
             self.namespace = Namespace(self.volume)
             self.mover = Mover(self.volume, self.config.copy_limit)
             self._mount()
@@ -202,20 +228,6 @@ class Service:
         source = mounts.SOURCE + self.config.volume
         driver.mount(self.namespace, str(self.directory), source, allow_other=self._allow_other)
         self.driver = driver
-
-    def _refuse_detached(self) -> None:
-        """Refuse while a process holds files of an earlier mount of this volume that was detached lazily."""
-        try:
-            last = msgspec.json.decode(read_file(self.volume.primary.state.fd, _MOUNTED), type=_Mounted)
-        except (FileNotFoundError, msgspec.MsgspecError):
-            return
-        if last.boot != boot_id() or any(mount.id == last.mount_id for mount in mounts.mounts()):
-            return
-        holders = mounts.holders_of({last.mount_id}, set())
-        if holders:
-            raise MountError(
-                f"{self.directory}: files of an earlier mount are still in use: " + "; ".join(map(str, holders[:5]))
-            )
 
     def _note_mount(self) -> None:
         mount = mounts.mount_at(str(self.directory))
@@ -304,12 +316,13 @@ class Service:
             "config": str(self.config.source),
             "driver": self.driver.name,
             "driver_reason": self.driver_reason,
+            "driver_facts": self.driver.facts(),
             **status,
             "migrations": asdict(self.mover.progress),
         }
 
     def _ls(self, _request: Mapping[str, Any], _progress: Progress) -> Any:  # noqa: ANN401
-        return file_rows(self.volume)
+        return file_rows(self.volume, self.driver.reads())
 
     def _umount(self, _request: Mapping[str, Any], progress: Progress) -> Any:  # noqa: ANN401
         self._unmount()
@@ -409,6 +422,7 @@ def open_offline(config: Config, directory: Path, *, apply: bool = True) -> tupl
         raise MountError(f"{directory}: volume {mount.volume} is mounted; umount it first")
     resolved = prepare(directory)
     check(config, resolved)
+    refuse_detached(config, resolved)
     try:
         return open_volume(config, resolved, make_policy(config), apply=apply)
     except TierError as error:

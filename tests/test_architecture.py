@@ -24,7 +24,7 @@ MAY_IMPORT = {
     "keigo.lsm": set[str](),
     "keigo.placement": {"keigo.lsm"},
     "keigo.tiers": {"keigo.lsm", "keigo.placement", "keigo.config", "keigo.errors", "keigo.failpoints"},
-    "keigo.observe": {"keigo.tiers", "keigo.units"},
+    "keigo.observe": {"keigo.tiers", "keigo.lsm", "keigo.units"},
     "keigo.drain": {"keigo.tiers", "keigo.control", "keigo.units"},
     "fusefs": {"keigo.tiers", "keigo.lsm", "keigo.placement"},
     "keigo.service": {"fusefs", "keigo"},

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from typing import Any
 
+from keigo.lsm.roles import IMMUTABLE
 from keigo.tiers.volume import Volume
 
 
@@ -16,6 +18,7 @@ def status_of(volume: Volume) -> dict[str, Any]:
             "draining": volume.draining,
             "guards": len(volume.guarded),
             "open_files": len(volume.open_files),
+            "passthrough_readers": _pinned_readers(volume),
             "tiers": [
                 {
                     "name": tier.name,
@@ -34,8 +37,17 @@ def status_of(volume: Volume) -> dict[str, Any]:
         }
 
 
-def file_rows(volume: Volume) -> list[dict[str, Any]]:
-    """A row per regular file, by name. A file of several names has a row for each."""
+def _pinned_readers(volume: Volume) -> int:
+    """SST and blob files that nobody writes any more and that cannot move: a reader is past us since then."""
+    idle = [file for file, known in volume.open_files.items() if known.pinned and not known.writers]
+    return sum(volume.record(file).role in IMMUTABLE for file in idle)
+
+
+def file_rows(volume: Volume, reads: Mapping[int, Mapping[str, tuple[int, int]]]) -> list[dict[str, Any]]:
+    """A row per regular file, by name. A file of several names has a row for each.
+
+    `reads`: file id -> class of thread -> (reads, bytes) that the page cache did not serve.
+    """
     rows = []
     with volume.lock:
         for file, record in volume.catalog.files():
@@ -52,6 +64,7 @@ def file_rows(volume: Volume) -> list[dict[str, Any]]:
                         "size": record.size if known is None else known.size,
                         "cached_bytes": 0,
                         "heat": record.heat,
+                        "reads": reads.get(file, {}),
                         "created_level": record.created_level,
                         "created": record.created,
                         "links": len(record.links),

@@ -64,6 +64,12 @@ def fallocate(fd: int, mode: int, offset: int, length: int) -> None:
     _check(_libc.fallocate(fd, mode, ctypes.c_int64(offset), ctypes.c_int64(length)))
 
 
+def start_write_back(fd: int) -> None:
+    """Begin to write a file's dirty pages to its device, and do not wait (sync_file_range(2)). Raises OSError."""
+    sync_file_range_write = 2
+    _check(_libc.sync_file_range(fd, ctypes.c_int64(0), ctypes.c_int64(0), ctypes.c_uint(sync_file_range_write)))
+
+
 def set_times(fd: int, atime_ns: int | None, mtime_ns: int | None) -> None:
     """Set one or both times of an open object (O_PATH suffices); None leaves a time as it is. Raises OSError."""
 

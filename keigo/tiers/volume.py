@@ -419,12 +419,10 @@ class Volume:
         tier.promise(-covered)
         tier.charge(more)
 
-    def measure(self, file: int, status: os.stat_result) -> None:
-        """Charge what an open file has grown to, where its writes do not pass `grow`."""
+    def measure(self, file: int, status: os.stat_result) -> int:
+        """Charge what an open file has grown to, where its writes do not pass `grow`; returns by how many bytes."""
         with self.lock:
-            known = self.open_files.get(file)
-            if known is None or not known.writers:
-                return
+            known = self.open_files[file]
             space = space_of(status)
             more = space - known.space
             covered = max(0, min(known.promised, more))
@@ -432,6 +430,7 @@ class Volume:
             known.size, known.space = status.st_size, space
             known.tier.promise(-covered)
             known.tier.charge(more)
+            return more
 
     def resized(self, file: int, status: os.stat_result) -> None:
         """Note a file's size and space after a truncation or an allocation."""
