@@ -276,9 +276,8 @@ def main(num: int, repeats: int, quick: bool, setups: str, where: Path, json_fil
             f"2 threads {figure['scaling']:.2f} x ({relative:.2f} of native's scaling; target: 0.9)"
         )
     if anon:
-        console.print(
-            f"daemon's RssAnon after 2 GiB: {anon[0] >> 20} MiB; after each of ten fills: {[a >> 20 for a in anon[1:]]} MiB"
-        )
+        fills = [size >> 20 for size in anon[1:]]
+        console.print(f"daemon's RssAnon after 2 GiB: {anon[0] >> 20} MiB; after each of ten fills: {fills} MiB")
     if json_file is not None:
         json_file.write_text(
             json.dumps({"num": num, "repeats": repeats, "ops_per_second": found, "direct": direct, "rss_anon": anon})

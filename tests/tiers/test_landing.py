@@ -1,0 +1,168 @@
+"""While a migration lands, whoever would change the file waits; others go on. No mount: threads on a volume."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from fusefs.namespace import Caller, Changes, Namespace
+from keigo import failpoints
+from keigo.config import load
+from keigo.service import make_policy
+from keigo.tiers.catalog import ROOT
+from keigo.tiers.migration import Pace, migrate
+from keigo.tiers.opening import open_volume
+from tests.conftest import write_config
+
+DATA = os.urandom(200_000)
+ME = Caller(os.geteuid(), os.getegid(), 0)
+
+
+class Held:
+    """A migration of 000001.sst from fast to mid, held right after its copy is in the target's tree."""
+
+    def __init__(self, base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        tiers = {name: base / name for name in ("fast", "mid", "slow")}
+        for path in tiers.values():
+            path.mkdir()
+        self.tiers = tiers
+        write_config(base / "devices.yaml", "held", tiers, {})
+        config = load(base / "devices.yaml")
+        self.volume, _ = open_volume(config, tiers["slow"], make_policy(config))
+        self.names = Namespace(self.volume)
+        self.file = self.make(b"000001.sst")
+        self.other = self.make(b"000002.sst")
+        self.arrived, self.go = threading.Event(), threading.Event()
+        self.error: BaseException | None = None
+        monkeypatch.setattr(failpoints, "hit", self._hit)
+        self.thread = threading.Thread(target=self._migrate)
+        self.thread.start()
+        assert self.arrived.wait(30)
+
+    def make(self, name: bytes) -> int:
+        found, handle = self.names.create(ROOT, name, 0o644, os.O_RDWR, ME)
+        self.names.write(handle, 0, DATA)
+        self.names.release(handle)
+        return found.id
+
+    def _hit(self, name: str) -> None:
+        if name == "migrate.landed":
+            self.arrived.set()
+            assert self.go.wait(30)
+
+    def _migrate(self) -> None:
+        try:
+            migrate(self.volume, self.file, self.volume.by_name["mid"], "test", Pace(None))
+        except BaseException as error:  # noqa: BLE001  looked at by the test
+            self.error = error
+
+    def finish(self) -> None:
+        self.go.set()
+        self.thread.join(30)
+        assert self.error is None
+
+    def where(self, name: str) -> list[str]:
+        return [tier for tier, path in self.tiers.items() if (path / name).exists()]
+
+
+@pytest.fixture
+def held(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Held]:
+    made = Held(tmp_path, monkeypatch)
+    yield made
+    made.go.set()
+    made.thread.join(30)
+    made.names.close()
+    made.volume.close()
+
+
+def unlink(held: Held) -> None:
+    held.names.unlink(ROOT, b"000001.sst")
+
+
+def rename(held: Held) -> None:
+    held.names.rename(ROOT, b"000001.sst", ROOT, b"000003.sst", 0)
+
+
+def replace(held: Held) -> None:
+    held.names.rename(ROOT, b"000002.sst", ROOT, b"000001.sst", 0)
+
+
+def link(held: Held) -> None:
+    held.names.link(held.file, ROOT, b"000003.sst")
+
+
+def write(held: Held) -> None:
+    handle = held.names.open(held.file, os.O_RDWR)
+    held.names.write(handle, 0, b"new")
+    held.names.release(handle)
+
+
+def truncate(held: Held) -> None:
+    held.names.setattr(held.file, Changes(size=3))
+
+
+def chmod(held: Held) -> None:
+    held.names.setattr(held.file, Changes(mode=0o600))
+
+
+def setxattr(held: Held) -> None:
+    held.names.setxattr(held.file, b"user.x", b"y")
+
+
+@pytest.mark.parametrize("change", [unlink, rename, replace, link, write, truncate, chmod, setxattr])
+def test_a_change_waits_and_then_meets_the_new_home(held: Held, change: Callable[[Held], None]) -> None:
+    done = threading.Event()
+    failed: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            change(held)
+        except BaseException as error:  # noqa: BLE001  looked at below
+            failed.append(error)
+        done.set()
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    assert not done.wait(0.3), "it did not wait"
+    held.finish()
+    thread.join(30)
+    assert done.is_set()
+    assert not failed
+    check_after(held, change)
+
+
+def check_after(held: Held, change: Callable[[Held], None]) -> None:
+    expected = {
+        unlink: {"000001.sst": []},
+        rename: {"000001.sst": [], "000003.sst": ["mid"]},
+        replace: {"000001.sst": ["fast"], "000002.sst": []},
+        link: {"000001.sst": ["mid"], "000003.sst": ["mid"]},
+    }.get(change, {"000001.sst": ["mid"]})
+    for name, tiers in expected.items():
+        assert held.where(name) == tiers
+    moved = held.tiers["mid"] / "000001.sst"
+    if change is write:
+        assert moved.read_bytes() == b"new" + DATA[3:]
+    elif change is truncate:
+        assert moved.read_bytes() == DATA[:3]
+    elif change is chmod:
+        assert moved.stat().st_mode & 0o777 == 0o600
+    elif change is setxattr:
+        assert os.getxattr(moved, "user.x") == b"y"
+
+
+def test_others_go_on(held: Held) -> None:
+    """Reads and opens of the file itself, and anything on another file, while it lands."""
+    handle = held.names.open(held.file, os.O_RDONLY)
+    assert held.names.read(handle, 0, len(DATA)) == DATA
+    assert held.names.lookup(ROOT, b"000001.sst").size == len(DATA)
+    held.names.unlink(ROOT, b"000002.sst")
+    held.make(b"000004.sst")
+    held.finish()
+    assert held.where("000001.sst") == ["mid"]
+    assert held.names.read(handle, 0, len(DATA)) == DATA
+    held.names.release(handle)
