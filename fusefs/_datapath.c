@@ -9,6 +9,10 @@
  * number: so no worker sees a slot change under a request. A migration replaces the file behind a descriptor with dup2:
  * reads under way finish on the old file, later ones get the new. Counters are atomic and only ever grow.
  *
+ * How many workers there are. One that would be too many to wait for requests returns None and ends; one that leaves none
+ * waiting writes to the `starved` eventfd, for Python to start another: requests that hang on one device must not hold up
+ * those for others.
+ *
  * classes[] remembers what kind of thread a tid is: a direct-mapped table of (tid, class, until), each entry one atomic
  * word, so that a reader sees all of it or none. An entry expires, since thread ids are reused.
  */
@@ -22,6 +26,7 @@
 #include <stdatomic.h>
 #include <stdint.h>
 #include <stdlib.h>
+#include <sys/eventfd.h>
 #include <sys/uio.h>
 #include <time.h>
 #include <unistd.h>
@@ -45,6 +50,8 @@ struct slot {
 
 static struct slot *slots;
 static _Atomic uint64_t classes[CLASS_SLOTS]; /* tid:32 class:8 until (seconds, low 24 bits):24 */
+static _Atomic int waiting; /* workers in read(2) on the device */
+static int starved = -1;    /* an eventfd */
 static PyObject *classify;                    /* callable: tid -> class */
 
 struct buffers {
@@ -65,6 +72,13 @@ static int allocate_buffers(void)
         return -1;
     }
     return 0;
+}
+
+static void free_buffers(void)
+{
+    free(mine.in);
+    free(mine.out);
+    mine.in = mine.out = NULL;
 }
 
 static uint32_t seconds(void)
@@ -195,8 +209,8 @@ static int serve(int device, const struct fuse_in_header *head, size_t length, P
 
 static PyObject *datapath_next(PyObject *module, PyObject *args)
 {
-    int device;
-    if (!PyArg_ParseTuple(args, "i", &device))
+    int device, most_waiting;
+    if (!PyArg_ParseTuple(args, "ii", &device, &most_waiting))
         return NULL;
     if (allocate_buffers())
         return PyErr_NoMemory();
@@ -204,9 +218,17 @@ static PyObject *datapath_next(PyObject *module, PyObject *args)
     int error = 0;
     PyThreadState *saved = PyEval_SaveThread();
     for (;;) {
+        if (atomic_fetch_add(&waiting, 1) >= most_waiting) {
+            atomic_fetch_sub(&waiting, 1);
+            free_buffers();
+            PyEval_RestoreThread(saved);
+            Py_RETURN_NONE;
+        }
         length = read(device, mine.in, BUFFER_SIZE);
+        error = errno;
+        if (atomic_fetch_sub(&waiting, 1) == 1)
+            eventfd_write(starved, 1); /* cannot fail before the counter is at 2^64 - 2; each read sets it to 0 */
         if (length < 0) {
-            error = errno;
             /* ENOENT: the request was interrupted before we had it. */
             if (error == EINTR || error == EAGAIN || error == ENOENT)
                 continue;
@@ -223,6 +245,7 @@ static PyObject *datapath_next(PyObject *module, PyObject *args)
     }
     PyEval_RestoreThread(saved);
     if (length < 0) {
+        free_buffers();
         errno = error;
         return PyErr_SetFromErrno(PyExc_OSError);
     }
@@ -302,6 +325,13 @@ static PyObject *datapath_counts(PyObject *module, PyObject *args)
     return found;
 }
 
+static PyObject *datapath_set_starved(PyObject *module, PyObject *args)
+{
+    if (!PyArg_ParseTuple(args, "i", &starved))
+        return NULL;
+    Py_RETURN_NONE;
+}
+
 static PyObject *datapath_set_classifier(PyObject *module, PyObject *function)
 {
     Py_INCREF(function);
@@ -310,11 +340,12 @@ static PyObject *datapath_set_classifier(PyObject *module, PyObject *function)
 }
 
 static PyMethodDef methods[] = {
-    {"next", datapath_next, METH_VARARGS, "Serve requests of a device until one is for Python; returns it."},
+    {"next", datapath_next, METH_VARARGS, "Serve requests of a device until one is for Python; returns it, or None to end."},
     {"set", datapath_set, METH_VARARGS, "Let the data path serve a handle by these descriptors."},
     {"clear", datapath_clear, METH_VARARGS, "End what set began."},
     {"flushed", datapath_flushed, METH_VARARGS, "Whether a descriptor of the handle has been closed."},
     {"counts", datapath_counts, METH_VARARGS, "(reads, bytes) of a handle for each class of thread."},
+    {"set_starved", datapath_set_starved, METH_VARARGS, "Set the eventfd that tells that no worker waits for requests."},
     {"set_classifier", datapath_set_classifier, METH_O, "Set the function that tells a thread's class by its tid."},
     {NULL, NULL, 0, NULL},
 };

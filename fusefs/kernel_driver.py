@@ -21,6 +21,7 @@ import signal
 import stat
 import struct
 import threading
+import time
 from collections.abc import Callable
 from typing import Final
 
@@ -32,7 +33,8 @@ from keigo.lsm.threads import Job, job_of_thread
 
 log = logging.getLogger(__name__)
 
-_WORKERS: Final = 16
+_WAITING: Final = 16  # workers that wait for requests, at most
+_MOST: Final = 512  # workers in all: as many requests may hang on a device before other devices are held up
 _MAX_WRITE: Final = 1 << 20
 _RELEASE_WAIT: Final = 0.1  # seconds to wait for a RELEASE that must be on its way; 2 us to 1 ms were seen
 _MS_NOSUID_NODEV: Final = 6
@@ -138,6 +140,9 @@ class KernelDriver:
         self._inodes: dict[int, Inode] = {}
         self._inodes_lock = threading.Lock()
         self._ended = threading.Event()
+        self._starved = -1
+        self._workers: set[threading.Thread] = set()
+        self._workers_lock = threading.Lock()
 
     def facts(self) -> dict[str, int]:
         """How many inodes the kernel remembers, and how many of their files are in passthrough."""
@@ -241,9 +246,10 @@ class KernelDriver:
         """Run the workers until the unmount. Signals are this thread's; the workers have them blocked."""
         caught = {signal.SIGTERM, signal.SIGINT}
         signal.pthread_sigmask(signal.SIG_BLOCK, caught)
-        workers = [threading.Thread(target=self._work, name=f"keigo-fuse-{n}", daemon=True) for n in range(_WORKERS)]
-        for worker in workers:
-            worker.start()
+        self._starved = os.eventfd(0, os.EFD_CLOEXEC)
+        _datapath.set_starved(self._starved)
+        for _ in range(_WAITING):
+            self._add_worker()
 
         def asked(number: int, _frame: object) -> None:
             log.info("%s: stopping", signal.Signals(number).name)
@@ -253,22 +259,43 @@ class KernelDriver:
             signal.signal(number, asked)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, caught)
         ready()
-        self._ended.wait()
-        for worker in workers:
+        while not self._ended.is_set():
+            os.read(self._starved, 8)
+            signal.pthread_sigmask(signal.SIG_BLOCK, caught)
+            self._add_worker()
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, caught)
+        with self._workers_lock:
+            left = list(self._workers)
+        for worker in left:
             worker.join()
         os.close(self._device)
 
+    def _add_worker(self) -> None:
+        """Start a worker, unless there are enough. The caller blocks the signals that workers must not take."""
+        with self._workers_lock:
+            if len(self._workers) >= _MOST:
+                return
+            worker = threading.Thread(target=self._work, name="keigo-fuse", daemon=True)
+            self._workers.add(worker)
+        try:
+            worker.start()
+        except RuntimeError as error:  # the system's limit of threads
+            log.warning("%s", error)
+            with self._workers_lock:
+                self._workers.discard(worker)
+
     def _work(self) -> None:
         device = self._device
-        while True:
-            try:
-                raw = _datapath.next(device)
-            except OSError as error:
-                if error.errno != errno.ENODEV:
-                    log.error("/dev/fuse: %s", error)
-                break
-            self._dispatch(raw)
-        self._ended.set()
+        try:
+            while raw := _datapath.next(device, _WAITING):
+                self._dispatch(raw)
+        except OSError as error:
+            if error.errno != errno.ENODEV:
+                log.error("/dev/fuse: %s", error)
+            self._ended.set()
+            os.eventfd_write(self._starved, 1)
+        with self._workers_lock:
+            self._workers.discard(threading.current_thread())
 
     def _dispatch(self, raw: bytes) -> None:
         request = Request(raw)
@@ -439,8 +466,6 @@ class KernelDriver:
         )
         now = None
         if valid & (abi.FATTR_ATIME_NOW | abi.FATTR_MTIME_NOW):
-            import time
-
             now = time.time_ns()
         changes = Changes(
             mode=mode if valid & abi.FATTR_MODE else None,

@@ -503,7 +503,10 @@ class Namespace:
                 now = self.volume.lookup(opened.node, name) if number >= _DOTS else entry
                 if now is None:
                     continue
-                attributes = self._attributes(now)
+                try:
+                    attributes = self._attributes(now)
+                except FileNotFoundError:
+                    continue  # lost from its tier: the kernel would take the error for the end of the directory
             yield name, attributes, number + 1
 
     def releasedir(self, handle: int) -> None:

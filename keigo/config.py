@@ -8,6 +8,7 @@ from __future__ import annotations
 import difflib
 import os
 import re
+import stat
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -31,7 +32,10 @@ Level = int | Literal["wal"]
 
 
 class ConfigError(KeigoError):
-    """A mistake in devices.yaml: one line, `FILE:LINE: key: what is wrong`."""
+    """A mistake in devices.yaml: one line, `FILE:LINE: key: what is wrong`.
+
+    Without LINE where the mistake is not in the text: no such file, a mount point that cannot be one.
+    """
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +91,15 @@ def default_levels(tiers: Sequence[str]) -> dict[str, tuple[Level, ...]]:
     return dict(zip(tiers, [*first, *(tuple(rest[a:b]) for a, b in pairwise(cuts))], strict=True))
 
 
+def _printable(text: str) -> str:
+    return "".join(c if c.isprintable() else " " for c in text)
+
+
+def _mistake(where: str | Path, text: str) -> ConfigError:
+    """The text may hold what stands in the file: keys with line ends, terminal escapes."""
+    return ConfigError(f"{_printable(str(where))}: {' '.join(_printable(text).split())}")
+
+
 class _Reader:
     """Takes values out of the parsed file, remembering where they stand."""
 
@@ -94,9 +107,7 @@ class _Reader:
         self.source = source
 
     def error(self, line: int, key: str, text: str) -> ConfigError:
-        where = f"{key}: " if key else ""
-        one_line = " ".join(text.split())
-        return ConfigError(f"{self.source}:{line}: {where}{one_line}")
+        return _mistake(f"{self.source}:{line}", _join(key, text))
 
     def mapping(self, value: Any, line: int, key: str, known: Sequence[str]) -> CommentedMap:  # noqa: ANN401
         if not isinstance(value, CommentedMap):
@@ -122,7 +133,7 @@ class _Reader:
     def need(self, mapping: CommentedMap, name: str, key: str, line: int, convert: Callable[[Any], T]) -> T:
         found = self.get(mapping, name, key, convert)
         if found is None:
-            raise self.error(line, _join(key, name), "is missing")
+            raise self.error(line_of(mapping, name) if name in mapping else line, _join(key, name), "is missing")
         return found
 
 
@@ -195,7 +206,7 @@ def load(path: Path) -> Config:
     try:
         raw = path.read_bytes()[: _LIMIT + 1]
     except OSError as error:
-        raise ConfigError(f"{path}: {error.strerror}") from None
+        raise _mistake(path, str(error.strerror)) from None
     if len(raw) > _LIMIT:
         raise reader.error(1, "", "is too long for a devices.yaml")
     root = _parse(reader, raw)
@@ -203,9 +214,9 @@ def load(path: Path) -> Config:
     top = reader.mapping(root, 1, "", known)
     tiers = _tiers(reader, top)
     names = [tier.name for tier in tiers]
-    catalog = reader.get(top, "catalog", "", _text)
+    catalog = top.get("catalog")
     if catalog is not None:
-        _known_tier(reader, catalog, names, line_of(top, "catalog"), "catalog")
+        catalog = _known_tier(reader, catalog, names, line_of(top, "catalog"), "catalog")
     return Config(
         path,
         reader.need(top, "volume", "", 1, _name),
@@ -218,8 +229,10 @@ def load(path: Path) -> Config:
 
 
 def _parse(reader: _Reader, raw: bytes) -> Any:  # noqa: ANN401
+    yaml = YAML(typ="rt")
+    yaml.composer.warn_double_anchors = False  # YAML 1.2 allows them; a warning would go to the user's terminal
     try:
-        return YAML(typ="rt").load(raw.decode())
+        return yaml.load(raw.decode())
     except UnicodeDecodeError as error:
         raise reader.error(raw[: error.start].count(b"\n") + 1, "", "is not UTF-8 text") from None
     except MarkedYAMLError as error:
@@ -266,13 +279,16 @@ def _tier(reader: _Reader, item: Any, line: int, number: int) -> TierConfig:  # 
     if capacity is not None and isinstance(reserve, int) and reserve >= capacity:
         line = line_of(mapping, "reserve")
         raise reader.error(line, f"{key}: reserve", f"{format_size(reserve)} leaves nothing of {format_size(capacity)}")
-    where = None if path is None else Path(os.path.normpath(reader.source.parent / path))
+    where = None if path is None else reader.source.parent / path
     return TierConfig(name, where, in_place, capacity, reserve, line)
 
 
-def _known_tier(reader: _Reader, name: str, names: Sequence[str], line: int, key: str) -> None:
+def _known_tier(reader: _Reader, name: Any, names: Sequence[str], line: int, key: str) -> str:  # noqa: ANN401
+    if not isinstance(name, str):
+        raise reader.error(line, key, f"must be the name of a tier, not {_shown(name)}")
     if name not in names:
         raise reader.error(line, key, f"{name!r} is not a tier (tiers: {', '.join(names)})")
+    return str(name)
 
 
 def _placement(reader: _Reader, top: CommentedMap, names: Sequence[str]) -> PlacementConfig:
@@ -291,9 +307,9 @@ def _placement(reader: _Reader, top: CommentedMap, names: Sequence[str]) -> Plac
         raise reader.error(line_of(mapping, "levels"), key, f"must map tiers to levels, not {_shown(found)}")
     levels: dict[str, tuple[Level, ...]] = {}
     seen: dict[Level, str] = {}
-    for tier, listed in found.items():
-        line = line_of(found, tier)
-        _known_tier(reader, str(tier), names, line, key)
+    for name, listed in found.items():
+        line = line_of(found, name)
+        tier = _known_tier(reader, name, names, line, key)
         if not isinstance(listed, CommentedSeq):
             raise reader.error(line, f"{key}: {tier}", f"must be a list of levels, not {_shown(listed)}")
         for level in listed:
@@ -301,8 +317,8 @@ def _placement(reader: _Reader, top: CommentedMap, names: Sequence[str]) -> Plac
                 raise reader.error(line, f"{key}: {tier}", f"{_shown(level)} is not a level (0, 1, ... or wal)")
             if level in seen:
                 raise reader.error(line, f"{key}: {tier}", f"{level} is listed for {seen[level]} too")
-            seen[level] = str(tier)
-        levels[str(tier)] = tuple(listed)
+            seen[level] = tier
+        levels[tier] = tuple(listed)
     return PlacementConfig(policy, levels)
 
 
@@ -317,32 +333,46 @@ def _pins(reader: _Reader, top: CommentedMap, names: Sequence[str]) -> dict[str,
         line = line_of(found, pattern)
         if not isinstance(pattern, str) or not pattern:
             raise reader.error(line, "pins", f"{_shown(pattern)} is not a pattern")
-        _known_tier(reader, str(tier), names, line, f"pins: {pattern}")
-        pins[str(pattern)] = str(tier)
+        pins[str(pattern)] = _known_tier(reader, tier, names, line, f"pins: {pattern}")
     return pins
+
+
+def _not_a_directory(path: Path) -> str | None:
+    """What stands against using a path as a directory: it is absent, a file, below a dead mount, ..."""
+    try:
+        return None if stat.S_ISDIR(path.stat().st_mode) else "is not a directory"
+    except FileNotFoundError:
+        return "no such directory"
+    except OSError as error:
+        return str(error.strerror)
+    except ValueError:  # a NUL in it
+        return "is not a path"
 
 
 def check(config: Config, mountpoint: Path) -> None:
     """Validate what depends on the machine, for a mount at `mountpoint`. Raises ConfigError."""
 
     def error(tier: TierConfig, text: str) -> ConfigError:
-        return ConfigError(f"{config.source}:{tier.line}: tiers: {tier.name}: {text}")
+        return _mistake(f"{config.source}:{tier.line}", f"tiers: {tier.name}: {text}")
 
-    if not mountpoint.is_dir():
-        raise ConfigError(f"{mountpoint}: no such directory")
+    if problem := _not_a_directory(mountpoint):
+        raise _mistake(mountpoint, problem)
     where = mountpoint.resolve()
-    if config.source.resolve().is_relative_to(where):
-        raise ConfigError(f"{config.source}: is inside {mountpoint} and would be hidden by the mount; put it elsewhere")
-    if not any(tier.in_place for tier in config.tiers) and any(where.iterdir()):
-        line = config.tiers[0].line
-        raise ConfigError(
-            f"{config.source}:{line}: tiers: {mountpoint} has data, which needs a tier with in_place: true"
-        )
+    # Also a link in there: its target stays in sight, its name does not.
+    if any(path.is_relative_to(where) for path in (config.source.resolve(), config.source.parent.resolve())):
+        raise _mistake(config.source, f"is inside {mountpoint} and would be hidden by the mount; put it elsewhere")
+    try:
+        stranded = not any(tier.in_place for tier in config.tiers) and bool(os.listdir(where))
+    except OSError as why:
+        raise _mistake(mountpoint, str(why.strerror)) from None
+    if stranded:
+        text = f"tiers: {mountpoint} has data, which needs a tier with in_place: true"
+        raise _mistake(f"{config.source}:{config.tiers[0].line}", text)
     places: list[tuple[TierConfig, Path]] = []
     for tier in config.tiers:
         path = where if tier.path is None else tier.path
-        if not path.is_dir():
-            raise error(tier, f"path: {path}: {'is not a directory' if path.exists() else 'no such directory'}")
+        if problem := _not_a_directory(path):
+            raise error(tier, f"path: {path}: {problem}")
         real = path.resolve()
         if tier.path is not None and real != where and real.is_relative_to(where):
             raise error(tier, f"path: {path} is inside {mountpoint}, below the mount")
@@ -353,10 +383,14 @@ def check(config: Config, mountpoint: Path) -> None:
                 raise error(tier, f"path: {path} is the directory of tier {other.name} too")
             if real.is_relative_to(taken) or taken.is_relative_to(real):
                 raise error(tier, f"path: {path} and that of tier {other.name} are one inside the other")
-        if tier.path is not None and real == where:
+        if tier.path is not None and os.path.samestat(real.stat(), where.stat()):
             raise error(tier, f"path: {path} is the mounted directory itself; write in_place: true instead")
         places.append((tier, real))
         device = os.statvfs(real)
         size = device.f_blocks * device.f_frsize
         if tier.capacity is not None and tier.capacity > size:
             raise error(tier, f"capacity: {format_size(tier.capacity)} is above the device's {format_size(size)}")
+        if isinstance(tier.reserve, int) and tier.reserve >= size:
+            raise error(
+                tier, f"reserve: {format_size(tier.reserve)} leaves nothing of the device's {format_size(size)}"
+            )

@@ -13,6 +13,7 @@ from typing import Any
 
 from keigo.control import ControlError, Progress
 from keigo.tiers.mover import Mover, elsewhere
+from keigo.tiers.scan import guard_databases
 from keigo.tiers.volume import Volume
 from keigo.units import format_size
 
@@ -54,7 +55,8 @@ class Drainer:
     def _run(self) -> None:
         failed = self._mover.progress.failed
         try:
-            while left := elsewhere(self._volume):
+            while not self._finish():
+                left = elsewhere(self._volume)
                 self._mover.poke()
                 self._mover.wait_change(0.5)
                 if self._mover.stopping:
@@ -63,20 +65,34 @@ class Drainer:
                 if self._mover.progress.failed != failed:
                     self._error = f"{self._mover.progress.last_error}; {len(left)} file(s) are still on other tiers"
                     break
-            else:
-                self._finish()
         except OSError as error:
             self._error = f"a guard cannot be removed: {error}"
         finally:
             if self._error is not None:
-                self._volume.draining = False
+                self._resume()
             self._done.set()
 
-    def _finish(self) -> None:
-        with self._volume.lock:
-            if elsewhere(self._volume):
-                return
-            self._volume.remove_guards()
+    def _finish(self) -> bool:
+        """Remove the guards if every file is in place; whether they are."""
+        volume = self._volume
+        with volume.lock:
+            while volume.landing:
+                volume.idle.wait()
+            if elsewhere(volume):
+                return False
+            volume.remove_guards()
+            return True
+
+    def _resume(self) -> None:
+        """After a failure let files leave again, once every database has its guard: new ones have had none."""
+        volume = self._volume
+        with volume.lock:
+            volume.draining = False
+            try:
+                guard_databases(volume)
+            except OSError as error:
+                volume.draining = True
+                self._error = f"{self._error}; new files stay in place, for a guard cannot be set: {error}"
 
     def follow(self, progress: Progress) -> dict[str, Any]:
         """Report until it ends; returns the number of files brought back. Raises ControlError if it failed."""

@@ -365,6 +365,8 @@ class Service:
 
     def _migrate(self, request: Mapping[str, Any], progress: Progress) -> Any:  # noqa: ANN401
         pattern, tier = _text(request, "pattern"), self._tier(request)
+        if self.volume.draining and tier != self.volume.primary.name:
+            raise ControlError("the volume is drained: nothing leaves the data directory until it is mounted again")
         found = self._matching(pattern)
         if not found:
             raise ControlError(f"{pattern}: no file matches")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from fractions import Fraction
 from typing import Final
 
 _UNITS: Final = {
@@ -19,7 +20,8 @@ _UNITS: Final = {
     "tb": 10**12,
     "pb": 10**15,
 }
-_SIZE: Final = re.compile(r"(\d+(?:\.\d+)?)\s*([A-Za-z]*)", re.ASCII)
+_SIZE: Final = re.compile(r"(\d{1,40}(?:\.\d{1,40})?)\s*([A-Za-z]*)", re.ASCII)
+_MOST: Final = (1 << 63) - 1  # off_t
 
 
 def parse_size(text: str | int) -> int:
@@ -27,14 +29,18 @@ def parse_size(text: str | int) -> int:
     if isinstance(text, int):
         if text < 0:
             raise ValueError(f"{text} is negative")
-        return text
+        return _bounded(text, str(text))
     match = _SIZE.fullmatch(text.strip())
     unit = None if match is None else _UNITS.get(match[2].lower())
     if match is None or unit is None:
-        raise ValueError(f"{text!r} is not a size (like 4096, 64MiB, 1.5GiB, 10GB)")
-    if "." not in match[1]:
-        return int(match[1]) * unit
-    return int(float(match[1]) * unit)
+        raise ValueError(f"{text[:60]!r} is not a size (like 4096, 64MiB, 1.5GiB, 10GB)")
+    return _bounded(int(Fraction(match[1]) * unit), text)
+
+
+def _bounded(size: int, text: str) -> int:
+    if size > _MOST:
+        raise ValueError(f"{text[:60]} is more than a file system can hold")
+    return size
 
 
 def parse_rate(text: str | int) -> int:
@@ -46,7 +52,7 @@ def format_size(size: int) -> str:
     """A size in the largest binary unit that leaves at least 1, with one decimal above bytes."""
     value = float(size)
     for unit in ("B", "KiB", "MiB", "GiB", "TiB"):
-        if abs(value) < 1024:
+        if round(abs(value), 1) < 1024:  # or 1048575 would be 1024.0 KiB
             return f"{size} B" if unit == "B" else f"{value:.1f} {unit}"
         value /= 1024
     return f"{value:.1f} PiB"

@@ -170,7 +170,7 @@ def new_world(
     return World(base, places["slow"], tiers, volume, config, driver)
 
 
-@pytest.fixture(params=os.environ.get("KEIGO_TEST_DRIVERS", "pyfuse3").split(","))
+@pytest.fixture(params=["pyfuse3", "kernel"])
 def driver(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import stat
 from typing import Final
 
@@ -59,6 +60,7 @@ def put(tier: Tier, directory: Fd) -> None:
 def _build(tier: Tier) -> bytes:
     """Make a guard among the incoming files; returns its name there."""
     name = b"guard"
+    _clear(tier, name)
     os.mkdir(name, 0o755, dir_fd=tier.incoming.fd)
     inside = open_dir(name, tier.incoming.fd)
     note = os.open(NOTE, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644, dir_fd=inside.fd)
@@ -69,6 +71,15 @@ def _build(tier: Tier) -> bytes:
         os.close(note)
     os.fsync(inside.fd)
     return name
+
+
+def _clear(tier: Tier, name: bytes) -> None:
+    """Remove what a failure left among the incoming files. Raises OSError."""
+    found = lstat_or_none(name, tier.incoming.fd)
+    if found is not None and stat.S_ISDIR(found.st_mode):
+        shutil.rmtree(name, dir_fd=tier.incoming.fd)
+    elif found is not None:
+        os.unlink(name, dir_fd=tier.incoming.fd)
 
 
 def copy_lock(source: Fd, target: Fd, name: bytes) -> None:
@@ -93,6 +104,7 @@ def remove(tier: Tier, directory: Fd, elsewhere: Fd | None) -> None:
     OSError.
     """
     name = b"unguard"
+    _clear(tier, name)
     if elsewhere is None:
         os.rename(LOCK, name, src_dir_fd=directory.fd, dst_dir_fd=tier.incoming.fd)
     else:

@@ -60,15 +60,19 @@ class IntentError(Exception):
     """An intent cannot be read or carried out; the text says which and why."""
 
 
-def run(step: Step, roots: Mapping[str, Fd]) -> None:
-    """Carry out one step if it has not been yet. Raises OSError."""
+def run(step: Step, roots: Mapping[str, Fd], *, live: bool = False) -> None:
+    """Carry out one step if it has not been yet. Raises OSError.
+
+    `live` says that no name has changed since the step was made: the inode then tells enough, and a file that is
+    written meanwhile (its size and time change) is still the same.
+    """
     root = roots[step.tier]
     try:
         directory, name = open_path(root, step.path)
     except FileNotFoundError:
         return
     found = lstat_or_none(name, directory.fd)
-    if found is None or Ident.of(found) != step.ident:
+    if found is None or (found.st_ino != step.ident.ino if live else Ident.of(found) != step.ident):
         return
     if step.op == "unlink":
         os.unlink(name, dir_fd=directory.fd)
@@ -161,7 +165,7 @@ def carry_out(log: IntentLog, key: str, intent: Intent, roots: Mapping[str, Fd])
     done: list[Step] = []
     for step in intent.steps:
         try:
-            run(step, roots)
+            run(step, roots, live=True)
         except OSError as error:
             if step.op == "unlink":
                 # What should go is superseded already; the intent stays, and removes it at the next mount.
@@ -188,5 +192,5 @@ def _undo(done: Sequence[Step], roots: Mapping[str, Fd]) -> None:
     """Take back renames and exchanges, last first. Raises OSError with the intent left to be finished."""
     for step in reversed(done):
         back = Step(step.tier, step.op, step.target, step.ident, step.path)
-        run(back, roots)
+        run(back, roots, live=True)
     sync(done, roots)

@@ -58,7 +58,10 @@ def _rename(volume: Volume, old: Name, new: Name, flags: int) -> list[Fd]:
         if source.id == target.id:
             return []  # two links of one file: POSIX says that nothing happens
         _check_replaceable(volume, source, target, new[1])
-    volume._guard_marker(new[0], role_of(new[1]))
+    if source.kind == "file":
+        volume._guard_marker(new[0], role_of(new[1]))
+    if source.kind == "dir" or volume.record(source.id).home == volume.primary.name:
+        volume.refuse_guarded(*new)
     if source.kind == "dir":
         _move_directory(volume, old, new, source, target)
         return []

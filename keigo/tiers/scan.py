@@ -54,6 +54,14 @@ def reconcile(volume: Volume, *, apply: bool) -> list[Finding]:
         return _Scan(volume, apply=apply).run()
 
 
+def guard_databases(volume: Volume) -> None:
+    """Guard every database of an open volume that has no guard. Raises OSError. The lock is held."""
+    for directory in [ROOT, *volume.catalog.directories()]:
+        markers = (role_of(name) in DATABASE_MARKERS for name, _ in volume.names(directory))
+        if directory not in volume.guarded and any(markers):
+            volume.put_guard(directory)
+
+
 class _Scan:
     """The state of one walk."""
 
@@ -127,7 +135,7 @@ class _Scan:
                         self.databases.add(directory)
                         continue
                     merged.setdefault(name, []).append(_Place(tier, fd, item.stat(follow_symlinks=False)))
-                    if role_of(name) in DATABASE_MARKERS:
+                    if role_of(name) in DATABASE_MARKERS and item.is_file(follow_symlinks=False):
                         self.databases.add(directory)
         return merged
 

@@ -22,6 +22,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+import msgspec
+
 from keigo.lsm.roles import DATABASE_MARKERS, IMMUTABLE, Role, file_number, role_of
 from keigo.lsm.threads import Job
 from keigo.placement.policy import Choice, Context, FileState, NoRoom, Policy, TierState, fallback_order
@@ -161,6 +163,7 @@ class Volume:
         """Make a directory; returns its id."""
         with self.lock:
             self._refuse_new(directory, name)
+            self.refuse_guarded(directory, name)
             parent = self.directories.at(directory, self.primary)
             os.mkdir(name, mode & 0o7777, dir_fd=parent.fd)
             made = Fd(os.open(name, O_DIR, dir_fd=parent.fd))
@@ -319,6 +322,7 @@ class Volume:
         """Make a symbolic link, FIFO or socket on the primary tier by `make(directory fd)`; returns its id."""
         with self.lock:
             self._refuse_new(directory, name)
+            self.refuse_guarded(directory, name)
             parent = self.directories.at(directory, self.primary)
             make(parent.fd)
             above = os.fstat(parent.fd)
@@ -464,9 +468,12 @@ class Volume:
         with self.lock:
             self.touch(file)
             self._refuse_new(directory, name)
-            self._guard_marker(directory, role_of(name))
-            source, old = self.locate(file)
             record = self.record(file)
+            if not record.special:
+                self._guard_marker(directory, role_of(name))
+            if record.home == self.primary.name:
+                self.refuse_guarded(directory, name)
+            source, old = self.locate(file)
             parent = self.directories.make(directory, self.tier_of(record))
             os.link(old, name, src_dir_fd=source.fd, dst_dir_fd=parent.fd, follow_symlinks=False)
             record.links.append((directory, name))
@@ -530,17 +537,40 @@ class Volume:
     def put_guard(self, directory: int) -> None:
         """Guard a database's directory on the in-place tier, moving its LOCK to another tier. The lock is held."""
         entry = self.catalog.entry(directory, guard.LOCK)
-        if entry is not None and entry.kind == "file":
-            record = self.record(entry.id)
-            if record.home == self.primary.name:
-                self._move_lock(directory, record)
-                guard.put(self.primary, self.directories.at(directory, self.primary))
-                self.catalog.put_file(entry.id, record)
-                self.guarded.add(directory)
-                self.reopen(entry.id)
-                return
+        if entry is not None and entry.kind != "file":
+            raise OSError(
+                errno.EBUSY, "is no file and stands where the guard must", shown(self.path(directory, guard.LOCK))
+            )
+        if entry is not None and self.record(entry.id).home == self.primary.name:
+            file = self._lock_of_its_own(directory, entry.id)
+            record = self.record(file)
+            self._move_lock(directory, record)
+            guard.put(self.primary, self.directories.at(directory, self.primary))
+            self.catalog.put_file(file, record)
+            self.guarded.add(directory)
+            self.reopen(file)
+            return
         guard.put(self.primary, self.directories.at(directory, self.primary))
         self.guarded.add(directory)
+
+    def _lock_of_its_own(self, directory: int, file: int) -> int:
+        """The id of a directory's LOCK, which may be a link to another's (`cp -al`) and then becomes a file."""
+        record = self.record(file)
+        if len(record.links) == 1:
+            return file
+        own = msgspec.structs.replace(record, links=[(directory, guard.LOCK)], role=Role.LOCK)
+        record.links.remove((directory, guard.LOCK))
+        self.catalog.put_file(file, record)
+        new = self.catalog.new_id()
+        self.catalog.put_file(new, own)
+        self.catalog.put_entry(directory, guard.LOCK, Entry("file", new))
+        self.primary.charge(own.space, 1)
+        return new
+
+    def refuse_guarded(self, directory: int, name: bytes) -> None:
+        """Raise EBUSY where a name on the primary tier is the guard's. The lock is held."""
+        if name == guard.LOCK and directory in self.guarded:
+            raise fail(errno.EBUSY, name)
 
     def _move_lock(self, directory: int, record: FileRecord) -> None:
         """Copy a LOCK file from the primary tier to the fastest other one, durably, and set its home there."""

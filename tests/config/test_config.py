@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from pathlib import Path
 
 import pytest
@@ -23,7 +25,7 @@ def read(tmp_path: Path, text: str | bytes) -> Config:
 
 def message(error: pytest.ExceptionInfo[ConfigError]) -> str:
     text = str(error.value)
-    assert text.count("\n") == 0
+    assert text.isprintable()
     return text
 
 
@@ -53,6 +55,19 @@ def test_a_relative_path_is_beside_the_file(tmp_path: Path) -> None:
     assert config.tiers[0].path == tmp_path / "fast"
 
 
+def test_dots_in_a_path_mean_what_the_kernel_takes_them_for(tmp_path: Path) -> None:
+    (tmp_path / "disk/deep").mkdir(parents=True)
+    (tmp_path / "link").symlink_to("disk/deep")
+    config = read(tmp_path, "volume: v\ntiers: [{name: a, path: link/../fast}]\n")
+    assert config.tiers[0].path is not None
+    assert config.tiers[0].path.resolve() == tmp_path / "disk/fast"
+
+
+@pytest.mark.filterwarnings("error")
+def test_an_anchor_may_be_used_again(tmp_path: Path) -> None:
+    assert read(tmp_path, "volume: &x v\ntiers:\n- {name: &x a, in_place: true}\n").volume == "v"
+
+
 @pytest.mark.parametrize("count", range(1, 10))
 def test_default_levels_are_complete_and_monotone(count: int) -> None:
     names = [f"t{number}" for number in range(count)]
@@ -70,6 +85,7 @@ MISTAKES = [
     ("volume: v\ntiers: []\n", 2, "must be a list of tiers"),
     ("volume: v\ntiers: yes\n", 2, "must be a list of tiers"),
     ("tiers:\n- {name: a, in_place: true}\n", 1, "volume: is missing"),
+    ("\n\nvolume:\ntiers:\n- {name: a, in_place: true}\n", 3, "volume: is missing"),
     ("volume: a/b\ntiers:\n- {name: a, in_place: true}\n", 1, "'a/b' is not a name"),
     ("volume: 7\ntiers:\n- {name: a, in_place: true}\n", 1, "must be a text, not 7"),
     (ONE + "cache: {tier: a}\n", 4, "cache: unknown key"),
@@ -87,6 +103,20 @@ MISTAKES = [
     ("volume: v\ntiers:\n- name: a\n  path: /x\n  capacity: -1\n", 5, "negative"),
     ("volume: v\ntiers:\n- name: a\n  path: /x\n  reserve: 120%\n", 5, "not between"),
     ("volume: v\ntiers:\n- name: a\n  path: /x\n  capacity: 1MiB\n  reserve: 2MiB\n", 6, "leaves nothing"),
+    ("volume: v\ntiers:\n- name: a\n  path: /x\n  reserve: nan%\n", 5, "not between"),
+    ("volume: v\ntiers:\n- name: a\n  path: /x\n  capacity: 1.5\n", 5, "must be a size"),
+    ("volume: v\ntiers:\n- name: a\n  path: /x\n  capacity: '" + "9" * 400 + ".5'\n", 5, "is not a size"),
+    ("volume: v\ntiers:\n- name: a\n  path: /x\n  capacity: 1" + "0" * 400 + "\n", 5, "more than a file system"),
+    (ONE + '"a\\nb": 1\n', 4, "a b: unknown key"),
+    (ONE + '"a\\e[31mb": 1\n', 4, "a [31mb: unknown key"),
+    (ONE + 'pins: {"a\\nb": zz}\n', 4, "pins: a b: 'zz' is not a tier"),
+    ("volume: v\ntiers:\n- {name: '1', in_place: true}\npins: {x: 1}\n", 4, "must be the name of a tier, not 1"),
+    (
+        "volume: v\ntiers:\n- {name: '1', in_place: true}\nplacement:\n  levels:\n    1: [0]\n    '1': [1]\n",
+        6,
+        "must be the name of a tier, not 1",
+    ),
+    (ONE + "catalog: [a]\n", 4, "must be the name of a tier, not Seq"),
     (ONE + "placement: {policy: best}\n", 4, "'best' is not a policy"),
     (ONE + "placement: {policy: levels, levls: {}}\n", 4, "did you mean levels?"),
     (ONE + "placement:\n  levels:\n    c: [1]\n", 6, "'c' is not a tier"),
@@ -115,6 +145,30 @@ def test_no_such_file(tmp_path: Path) -> None:
         load(tmp_path / "absent.yaml")
 
 
+KEYS = "volume tiers placement pins catalog copy_limit name path in_place capacity reserve policy levels"
+WORDS = st.sampled_from([*KEYS.split(), "wal", "a", "5%", "64MiB", "9" * 400, "nan%", "/x", ""])
+SCALARS = WORDS | st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5)
+TREES = st.recursive(
+    SCALARS,
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(WORDS | st.text(max_size=5), inner, max_size=6),
+    max_leaves=30,
+)
+TIERS = st.lists(st.just({"name": "a", "in_place": True}) | st.dictionaries(WORDS, SCALARS), max_size=3)
+
+
+@given(st.fixed_dictionaries({"volume": st.just("v"), "tiers": TIERS | TREES}), st.dictionaries(WORDS, TREES))
+def test_any_tree_is_valid_or_one_line(
+    tmp_path_factory: pytest.TempPathFactory, most: dict[str, object], rest: dict[str, object]
+) -> None:
+    path = tmp_path_factory.getbasetemp() / "tree.yaml"
+    path.write_text(json.dumps(rest | most))
+    try:
+        load(path)
+    except ConfigError as error:
+        assert re.fullmatch(rf"{re.escape(str(path))}:1: .+", str(error))
+        assert str(error).isprintable()
+
+
 @given(st.binary(max_size=200) | st.text(max_size=200).map(str.encode))
 @example(b"!!timestamp 99")
 @example(b"? {a: b}\n: c")
@@ -127,7 +181,7 @@ def test_any_bytes_are_valid_or_a_config_error(tmp_path_factory: pytest.TempPath
     try:
         load(path)
     except ConfigError as error:
-        assert "\n" not in str(error)
+        assert str(error).isprintable()
 
 
 class TestCheck:
@@ -160,6 +214,12 @@ class TestCheck:
             ("- {name: a, path: db}\n- {name: b, in_place: true}\n", "db", 3, "write in_place: true"),
             ("- {name: a, path: fast, capacity: 900PiB}\n- {name: b, in_place: true}\n", "db", 3, "above the device's"),
             ("- {name: a, path: fast}\n", "db", 3, "has data"),
+            ("- {name: a, path: fast, reserve: 900PiB}\n", "empty", 3, "leaves nothing of the device's"),
+            ("- {name: a, in_place: true, reserve: 900PiB}\n", "db", 3, "leaves nothing of the device's"),
+            (f"- {{name: a, path: {'x' * 300}}}\n", "empty", 3, "File name too long"),
+            ('- {name: a, path: "x\\ny"}\n', "empty", 3, "x y: no such directory"),
+            ('- {name: a, path: "x\\0y"}\n', "empty", 3, "x y: is not a path"),
+            ("- {name: a, path: file/inside}\n", "empty", 3, "Not a directory"),
         ],
     )
     def test_mistake(self, tmp_path: Path, tiers: str, at: str, line: int, fragment: str) -> None:
@@ -174,6 +234,26 @@ class TestCheck:
         path.write_text(ONE)
         with pytest.raises(ConfigError, match="hidden by the mount"):
             check(load(path), tmp_path / "db")
+
+    def test_a_link_to_the_file_inside_the_mount(self, tmp_path: Path) -> None:
+        (tmp_path / "devices.yaml").write_text(ONE)
+        path = tmp_path / "db" / "linked.yaml"
+        path.symlink_to(tmp_path / "devices.yaml")
+        with pytest.raises(ConfigError, match="hidden by the mount"):
+            check(load(path), tmp_path / "db")
+
+    @pytest.mark.parametrize(
+        ("at", "fragment"), [("file", "is not a directory"), ("x" * 300, "File name too long"), ("dangling", "no such")]
+    )
+    def test_not_a_mount_point(self, tmp_path: Path, at: str, fragment: str) -> None:
+        (tmp_path / "dangling").symlink_to("nowhere")
+        with pytest.raises(ConfigError, match=f"/{at}: {fragment}"):
+            self.check(tmp_path, "- {name: b, in_place: true}\n", at)
+
+    def test_a_mount_point_through_a_link(self, tmp_path: Path) -> None:
+        (tmp_path / "fast/inside/tier").mkdir()
+        with pytest.raises(ConfigError, match="below the mount"):
+            self.check(tmp_path, "- {name: a, path: fast/inside/tier}\n- {name: b, in_place: true}\n", "link")
 
     def test_no_such_mount_point(self, tmp_path: Path) -> None:
         with pytest.raises(ConfigError, match="absent: no such directory"):

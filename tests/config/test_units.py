@@ -17,14 +17,35 @@ def test_parse(text: str | int, size: int) -> None:
     assert parse_size(text) == size
 
 
-@pytest.mark.parametrize("text", ["", "MiB", "-3", "3 apples", "1e3", "0x10", "1.", "64 Mi B", "\u0663", -1])
+def test_fractions_are_exact() -> None:
+    assert parse_size("0.5") == 0
+    assert parse_size("4.35kB") == 4350
+    assert parse_size("9007199254740993.0") == 9007199254740993
+
+
+@pytest.mark.parametrize(
+    "text", ["", "MiB", "-3", "3 apples", "1e3", "0x10", "1.", "64 Mi B", "\u0663", "9" * 5000, -1]
+)
 def test_not_a_size(text: str | int) -> None:
     with pytest.raises(ValueError, match="not a size|negative"):
         parse_size(text)
 
 
+@pytest.mark.parametrize("text", ["8192PiB", "9" * 30, "9" * 39 + ".5", 1 << 63])
+def test_no_file_system_holds_so_much(text: str | int) -> None:
+    with pytest.raises(ValueError, match="is more than a file system can hold"):
+        parse_size(text)
+
+
 def test_rate() -> None:
     assert parse_rate("200MiB/s") == parse_rate("200MiB") == 200 << 20
+
+
+@pytest.mark.parametrize(
+    ("size", "text"), [(0, "0 B"), (1023, "1023 B"), (1024, "1.0 KiB"), (1048575, "1.0 MiB"), (3 << 29, "1.5 GiB")]
+)
+def test_format(size: int, text: str) -> None:
+    assert format_size(size) == text
 
 
 @given(st.integers(0, 1 << 60))

@@ -15,7 +15,7 @@ from tests.fs.support import Area
 
 
 @pytest.fixture(scope="session")
-def shared_worlds(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, list[World]]]:
+def shared_worlds() -> Iterator[dict[str, list[World]]]:
     """Driver -> worlds; the last is the one in use, those before it did not survive a test."""
     worlds: dict[str, list[World]] = {}
     yield worlds

@@ -20,6 +20,7 @@ from keigo.tiers.fds import renameat2
 from tests.conftest import World
 
 T = TypeVar("T")
+Act = Callable[[], object]
 
 # What a driver cannot do. The kernel emulates or refuses it there, and the tests of it are skipped.
 CANNOT = {"pyfuse3": {"fallocate", "lseek"}}
@@ -80,7 +81,7 @@ NAMES = {"fast": "000001.log", "slow": "plain"}
 @contextmanager
 def raises(*codes: int) -> Iterator[None]:
     """The block fails with one of these errnos."""
-    with pytest.raises(OSError) as caught:
+    with pytest.raises(OSError) as caught:  # noqa: PT011  the number is looked at below
         yield
     names = [errno.errorcode[code] for code in codes]
     assert caught.value.errno in codes, f"{errno.errorcode[caught.value.errno or 0]}, not {' or '.join(names)}"

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from keigo.control import ask
+from tests.background import Migrating
 from tests.conftest import MIB
 from tests.fs.support import Area, opened
 
@@ -77,9 +77,11 @@ def test_an_open_reader_reads_on_from_the_new_home(area: Area, table: Path, data
             assert os.preadv(fd, [buffer], number * MIB) == MIB
             assert buffer[:] == data[number * MIB : (number + 1) * MIB]
             assert os.fstat(fd).st_ino == table.stat().st_ino
-    # The old copies are gone, not only unlinked: the daemon holds none of them open.
-    held = [os.readlink(link) for link in Path(f"/proc/{area.world.pids[-1]}/fd").iterdir() if link.is_symlink()]
-    assert not [path for path in held if NAME in path]
+        # The old copies are gone, not only unlinked: the daemon holds none of them open.
+        links = Path(f"/proc/{area.world.pids[-1]}/fd").iterdir()
+        held = [path for path in (os.readlink(link) for link in links if link.is_symlink()) if NAME in path]
+        assert held
+        assert {path for path in held if path != str(area.on("mid", NAME))} == set()
 
 
 def test_a_reader_reads_throughout(area: Area, table: Path, data: bytes) -> None:
@@ -125,25 +127,20 @@ def test_links_move_together(area: Area, table: Path, data: bytes) -> None:
         assert os.pread(fd, 100, SIZE - 100) == data[-100:]
 
 
-def test_an_unlinked_reader_survives_its_migration_being_cancelled(area: Area, table: Path, data: bytes) -> None:
+def test_an_unlinked_reader_survives_its_migration_being_cancelled(area: Area, data: bytes) -> None:
     """Names go while the copy is under way; whoever has the file open reads on."""
     for number in range(10):
         path = area.path / f"{number}.sst"
         path.write_bytes(data)
         with opened(path, os.O_RDONLY) as fd:
             os.pread(fd, 1, 0)
-            mover = threading.Thread(
-                target=ask,
-                args=(area.world.volume, "migrate"),
-                kwargs={"pattern": f"{area.name}/{number}.sst", "tier": "mid"},
-            )
-            mover.start()
+            mover = Migrating(area.world, f"{area.name}/{number}.sst", "mid")
             threading.Event().wait(number * 0.002)
             path.unlink()
-            mover.join()
+            mover.result()
             assert os.fstat(fd).st_nlink == 0
             assert os.pread(fd, SIZE, 0) == data
-    assert set(area.rows()) == {NAME}
+    assert area.rows() == {}
     assert list(area.on("mid", "").glob("*")) == [] or not area.on("mid", "").exists()
 
 
@@ -151,14 +148,11 @@ def test_what_is_written_during_a_copy_is_kept(area: Area, table: Path, data: by
     """SSTs do not change, but nothing forbids it: opening one for writing ends its copy."""
     for number in range(10):
         tier = ("mid", "fast")[number % 2]
-        mover = threading.Thread(
-            target=ask, args=(area.world.volume, "migrate"), kwargs={"pattern": f"{area.name}/{NAME}", "tier": tier}
-        )
-        mover.start()
+        mover = Migrating(area.world, f"{area.name}/{NAME}", tier)
         threading.Event().wait(number * 0.002)
         with opened(table, os.O_WRONLY) as fd:
             os.pwrite(fd, b"%010d" % number, number * 10)
-        mover.join()
+        mover.result()
         area.tier_of(NAME)
         expected = b"".join(b"%010d" % n for n in range(number + 1)) + data[(number + 1) * 10 :]
         assert table.read_bytes() == expected
@@ -168,19 +162,15 @@ def test_what_is_written_during_a_copy_is_kept(area: Area, table: Path, data: by
         assert buffer[:100] == expected[:100]
 
 
-def test_names_change_during_a_copy(area: Area, table: Path, data: bytes) -> None:
+def test_names_change_during_a_copy(area: Area, data: bytes) -> None:
     names = [NAME, "000008.sst"]
+    (area.path / NAME).write_bytes(data)
     for number in range(10):
         old, new = names[number % 2], names[1 - number % 2]
-        mover = threading.Thread(
-            target=ask,
-            args=(area.world.volume, "migrate"),
-            kwargs={"pattern": f"{area.name}/{old}", "tier": ("mid", "slow", "fast")[number % 3]},
-        )
-        mover.start()
+        mover = Migrating(area.world, f"{area.name}/{old}", ("mid", "slow", "fast")[number % 3])
         threading.Event().wait(number * 0.002)
         (area.path / old).rename(area.path / new)
-        mover.join()
+        mover.result()
         assert set(area.rows()) == {new}
         area.tier_of(new)
         assert (area.path / new).read_bytes() == data

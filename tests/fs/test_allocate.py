@@ -42,7 +42,7 @@ def test_a_hole_reads_as_zeros_and_frees_space(file: Path, driver: str) -> None:
         assert os.pread(fd, 131074, 65535) == b"x" + bytes(131072) + b"x"
 
 
-def test_allocation_is_refused_rather_than_faked(file: Path, driver: str) -> None:
+def test_allocation_is_refused_rather_than_faked(file: Path) -> None:
     """A driver without fallocate says so, and databases then write without it."""
     with opened(file, CREATE) as fd:
         os.write(fd, b"data")

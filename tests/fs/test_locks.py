@@ -21,11 +21,11 @@ HELD = (errno.EAGAIN, errno.EACCES)
 Take = Callable[[int, bool], None]
 
 
-def posix(fd: int, wait: bool) -> None:  # noqa: FBT001
+def posix(fd: int, wait: bool) -> None:
     fcntl.lockf(fd, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
 
 
-def flock(fd: int, wait: bool) -> None:  # noqa: FBT001
+def flock(fd: int, wait: bool) -> None:
     fcntl.flock(fd, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
 
 
@@ -98,7 +98,7 @@ def test_a_lock_ends_with_its_process(path: Path, take: Take) -> None:
 
 
 def test_locks_of_ranges(path: Path) -> None:
-    def lower_half(fd: int, _wait: bool) -> None:  # noqa: FBT001
+    def lower_half(fd: int, _wait: bool) -> None:
         fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB, 50, 0)
 
     with holder(path, lower_half), opened(path, os.O_RDWR) as fd:
@@ -114,7 +114,7 @@ def test_locks_of_ranges(path: Path) -> None:
 
 
 def test_shared_locks_go_together(path: Path) -> None:
-    def read_lock(fd: int, _wait: bool) -> None:  # noqa: FBT001
+    def read_lock(fd: int, _wait: bool) -> None:
         fcntl.lockf(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
 
     with holder(path, read_lock), holder(path, read_lock), opened(path, os.O_RDWR) as fd:

@@ -9,7 +9,7 @@ import pytest
 
 from keigo.control import ask
 from keigo.tiers.fds import RENAME_EXCHANGE
-from tests.fs.support import Area, raises, rename2
+from tests.fs.support import Act, Area, raises, rename2
 
 # What ext4 and the kernel allow: anything but "/" and zero.
 STRANGE = [b"\xff\xfe", b"caf\xe9", "日本".encode(), b"new\nline", b" ", b"-", b"...", b"\x01", b"%s{}", b"'\"`$(x)"]
@@ -76,7 +76,7 @@ def test_names_of_256_bytes_are_too_long(area: Area, end: str) -> None:
     name = "1" * (256 - len(end)) + end
     path, other = area.path / name, area.path / "x"
     other.write_bytes(b"x")
-    for act in (
+    acts: list[Act] = [
         lambda: path.write_bytes(b"x"),
         path.mkdir,
         path.stat,
@@ -86,9 +86,10 @@ def test_names_of_256_bytes_are_too_long(area: Area, end: str) -> None:
         lambda: other.rename(path),
         path.unlink,
         path.rmdir,
-    ):
+    ]
+    for act in acts:
         with raises(errno.ENAMETOOLONG):
-            act()  # type: ignore[no-untyped-call, unused-ignore]
+            act()
     assert os.listdir(area.path) == ["x"]
 
 
@@ -113,17 +114,19 @@ def test_the_state_directory_is_hidden_and_refused(area: Area) -> None:
     assert ".keigo" not in os.listdir(root)
     plain.write_bytes(b"x")
     try:
-        for act in (ours.stat, ours.unlink, ours.rmdir, lambda: os.listdir(ours), lambda: ours.rename(plain)):
+        missing: list[Act] = [ours.stat, ours.unlink, ours.rmdir, lambda: os.listdir(ours), lambda: ours.rename(plain)]
+        for act in missing:
             with raises(errno.ENOENT):
                 act()
-        for act in (
+        forbidden: list[Act] = [
             lambda: ours.write_bytes(b"x"),
             ours.mkdir,
             lambda: ours.symlink_to("x"),
             lambda: ours.hardlink_to(plain),
             lambda: os.mkfifo(ours),
             lambda: plain.rename(ours),
-        ):
+        ]
+        for act in forbidden:
             with raises(errno.EPERM):
                 act()
         with raises(errno.ENOENT, errno.EPERM):
@@ -140,7 +143,6 @@ def test_the_state_directory_is_hidden_and_refused(area: Area) -> None:
 def test_names_that_keigo_itself_uses_elsewhere(area: Area) -> None:
     for name in ("incoming", "intent", "lost", "lock", "guard", "unguard", "volume.json", "tier.json", "lost+found"):
         (area.path / name).write_bytes(name.encode())
-    assert {path.name: path.read_bytes().decode() for path in area.path.iterdir()} == dict.fromkeys(
-        os.listdir(area.path)
-    ) | {name: name for name in os.listdir(area.path)}
-    assert len(os.listdir(area.path)) == 9
+    found = {path.name: path.read_bytes().decode() for path in area.path.iterdir()}
+    assert found == {name: name for name in found}
+    assert len(found) == 9

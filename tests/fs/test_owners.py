@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.fs.support import GROUP, USER, Area, as_user, opened, pause, raises
+from tests.fs.support import GROUP, USER, Act, Area, as_user, opened, pause, raises
 
 
 def mode_of(path: Path) -> int:
@@ -81,7 +81,12 @@ def test_permissions_of_files(shared: Path, file: Path) -> None:
                 os.open(name, flags)
         with raises(errno.EACCES):
             os.truncate(name, 0)
-        for act in (lambda: os.chmod(name, 0o777), lambda: os.chown(name, USER, -1), lambda: os.utime(name, (1, 1))):
+        acts: list[Act] = [
+            lambda: os.chmod(name, 0o777),
+            lambda: os.chown(name, USER, -1),
+            lambda: os.utime(name, (1, 1)),
+        ]
+        for act in acts:
             with raises(errno.EPERM):
                 act()
         with raises(errno.EACCES):
@@ -110,13 +115,14 @@ def test_permissions_of_directories(shared: Path, file: Path) -> None:
 
     def may_read() -> None:
         assert os.listdir("d") == [file.name]
-        for act in (
+        acts: list[Act] = [
             lambda: os.unlink(inside),
             lambda: os.rename(inside, "taken"),
             lambda: os.open("d/new.log", os.O_CREAT | os.O_WRONLY),
             lambda: os.mkdir("d/new"),
             lambda: os.rmdir("d"),
-        ):
+        ]
+        for act in acts:
             with raises(errno.EACCES, errno.ENOTEMPTY):
                 act()
 
@@ -242,15 +248,16 @@ def test_times_are_set_to_now(file: Path) -> None:
 def test_ctime_moves_with_every_change_of_attributes(area: Area, file: Path) -> None:
     file.write_bytes(b"x")
     last = file.stat().st_ctime_ns
-    for act in (
+    acts: list[Act] = [
         lambda: file.chmod(0o600),
         lambda: os.chown(file, 1, 1),
         lambda: os.utime(file, ns=(1, 1)),
         lambda: (area.path / "link").hardlink_to(file),
-        lambda: (area.path / "link").unlink(),
+        (area.path / "link").unlink,
         lambda: os.truncate(file, 10),
         lambda: os.setxattr(file, "user.x", b"y"),
-    ):
+    ]
+    for act in acts:
         pause()
         act()
         assert file.stat().st_ctime_ns > last

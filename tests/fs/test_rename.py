@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
+import mmap
 import os
 import threading
 from pathlib import Path
@@ -238,3 +240,34 @@ def test_replacing_a_file_that_is_written(area: Area) -> None:
         assert target.read_bytes() == b"%d" % number
         assert area.tier_of(LOG) == "slow"
         target.unlink()
+
+
+def test_a_file_is_renamed_while_it_is_written_through_a_map(area: Area) -> None:
+    """The kernel holds up write(2) during a rename, but not its own writing back of a map's pages."""
+    libc = ctypes.CDLL(None)
+    stop = threading.Event()
+    path, target = area.path / LOG, area.path / PLAIN
+    path.write_bytes(bytes(64 * mmap.PAGESIZE))
+
+    def write(fd: int, shared: mmap.mmap) -> None:
+        page = 0
+        while not stop.is_set():
+            page = (page + 1) % 64
+            shared[page * mmap.PAGESIZE] = (shared[page * mmap.PAGESIZE] + 1) % 256
+            libc.sync_file_range(fd, ctypes.c_int64(0), ctypes.c_int64(0), 7)
+
+    with opened(path, os.O_RDWR) as fd, mmap.mmap(fd, 64 * mmap.PAGESIZE) as shared:
+        writer = threading.Thread(target=write, args=(fd, shared))
+        writer.start()
+        try:
+            for flags in [0, RENAME_EXCHANGE] * 30:
+                target.write_bytes(b"other")
+                rename2(path, target, flags)
+                assert target.stat().st_ino == os.fstat(fd).st_ino
+                assert path.exists() == bool(flags)
+                rename2(target, path, flags)
+        finally:
+            stop.set()
+            writer.join()
+        assert path.read_bytes() == shared[:]
+    assert area.tier_of(LOG) == "fast"

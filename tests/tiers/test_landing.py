@@ -95,6 +95,9 @@ def link(held: Held) -> None:
     held.names.link(held.file, ROOT, b"000003.sst")
 
 
+Change = Callable[[Held], None]
+
+
 def write(held: Held) -> None:
     handle = held.names.open(held.file, os.O_RDWR)
     held.names.write(handle, 0, b"new")
@@ -114,7 +117,7 @@ def setxattr(held: Held) -> None:
 
 
 @pytest.mark.parametrize("change", [unlink, rename, replace, link, write, truncate, chmod, setxattr])
-def test_a_change_waits_and_then_meets_the_new_home(held: Held, change: Callable[[Held], None]) -> None:
+def test_a_change_waits_and_then_meets_the_new_home(held: Held, change: Change) -> None:
     done = threading.Event()
     failed: list[BaseException] = []
 
@@ -135,14 +138,14 @@ def test_a_change_waits_and_then_meets_the_new_home(held: Held, change: Callable
     check_after(held, change)
 
 
-def check_after(held: Held, change: Callable[[Held], None]) -> None:
-    expected = {
+def check_after(held: Held, change: Change) -> None:
+    lists: dict[Change, dict[str, list[str]]] = {
         unlink: {"000001.sst": []},
         rename: {"000001.sst": [], "000003.sst": ["mid"]},
         replace: {"000001.sst": ["fast"], "000002.sst": []},
         link: {"000001.sst": ["mid"], "000003.sst": ["mid"]},
-    }.get(change, {"000001.sst": ["mid"]})
-    for name, tiers in expected.items():
+    }
+    for name, tiers in lists.get(change, {"000001.sst": ["mid"]}).items():
         assert held.where(name) == tiers
     moved = held.tiers["mid"] / "000001.sst"
     if change is write:
