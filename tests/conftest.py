@@ -17,8 +17,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import settings
 
 from keigo import mounts
+
+# What must pass before a change lands passes every time; `scripts/soak` looks for more.
+settings.register_profile("steady", derandomize=True, deadline=None, print_blob=True)
+settings.register_profile("soak", max_examples=2000, deadline=None, print_blob=True)
+settings.load_profile("steady")
 
 MIB = 1 << 20
 LEVELS = "{fast: [wal, 0, 1], mid: [2, 3], slow: [4, 5, 6]}"

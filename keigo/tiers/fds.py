@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
+import stat
 from typing import Final
 
 RENAME_NOREPLACE: Final = 1
@@ -78,6 +79,15 @@ def set_times(fd: int, atime_ns: int | None, mtime_ns: int | None) -> None:
 
     times = (_Timespec * 2)(spec(atime_ns), spec(mtime_ns))
     _check(_libc.utimensat(-100, magic_link(fd), times, 0))
+
+
+def copy_attributes(source: Fd, target: Fd, status: os.stat_result) -> None:
+    """Give a copy its original's owner, extended attributes, mode and times, which are in `status`. Raises OSError."""
+    os.fchown(target.fd, status.st_uid, status.st_gid)  # first: it clears setuid and security.capability
+    for name in os.listxattr(source.fd):
+        os.setxattr(target.fd, name, os.getxattr(source.fd, name))
+    os.fchmod(target.fd, stat.S_IMODE(status.st_mode))
+    os.utime(target.fd, ns=(status.st_atime_ns, status.st_mtime_ns))
 
 
 def magic_link(fd: int) -> bytes:

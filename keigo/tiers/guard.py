@@ -15,7 +15,7 @@ import stat
 from typing import Final
 
 from keigo import failpoints
-from keigo.tiers.fds import RENAME_EXCHANGE, Fd, lstat_or_none, open_dir, renameat2
+from keigo.tiers.fds import RENAME_EXCHANGE, Fd, copy_attributes, lstat_or_none, open_dir, renameat2
 from keigo.tiers.tier import Tier
 
 LOCK: Final = b"LOCK"
@@ -83,7 +83,7 @@ def _clear(tier: Tier, name: bytes) -> None:
 
 
 def copy_lock(source: Fd, target: Fd, name: bytes) -> None:
-    """Copy LOCK from one directory to `name` in another, with owner, mode and contents; the file is synced."""
+    """Copy LOCK from one directory to `name` in another, with all its attributes; the file is synced."""
     old = Fd(os.open(LOCK, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=source.fd))
     status = os.fstat(old.fd)
     new = Fd(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=target.fd))
@@ -91,9 +91,7 @@ def copy_lock(source: Fd, target: Fd, name: bytes) -> None:
         view = memoryview(chunk)
         while view:
             view = view[os.write(new.fd, view) :]
-    os.fchown(new.fd, status.st_uid, status.st_gid)
-    os.fchmod(new.fd, stat.S_IMODE(status.st_mode))
-    os.utime(new.fd, ns=(status.st_atime_ns, status.st_mtime_ns))
+    copy_attributes(old, new, status)
     os.fsync(new.fd)
 
 

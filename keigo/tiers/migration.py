@@ -17,7 +17,6 @@ from __future__ import annotations
 import errno
 import logging
 import os
-import stat
 import threading
 import time
 from collections.abc import Callable
@@ -29,7 +28,7 @@ import xxhash
 from keigo import failpoints
 from keigo.tiers.catalog import FileRecord
 from keigo.tiers.directories import shown
-from keigo.tiers.fds import Fd
+from keigo.tiers.fds import Fd, copy_attributes
 from keigo.tiers.intents import Ident, Intent, Step, run, sync
 from keigo.tiers.tier import Tier
 from keigo.tiers.volume import CancelledError, Volume, space_of
@@ -167,11 +166,7 @@ def _copy(
         copied(len(chunk))
         failpoints.hit("migrate.copying")
         pace.spend(len(chunk), stop)
-    for attribute in os.listxattr(source.fd):
-        os.setxattr(new.fd, attribute, os.getxattr(source.fd, attribute))
-    os.fchown(new.fd, status.st_uid, status.st_gid)
-    os.fchmod(new.fd, stat.S_IMODE(status.st_mode))
-    os.utime(new.fd, ns=(status.st_atime_ns, status.st_mtime_ns))
+    copy_attributes(source, new, status)
     os.fsync(new.fd)
     failpoints.hit("migrate.copied")
     # Clean pages dropped, so that reading back asks the device.

