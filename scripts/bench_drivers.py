@@ -18,7 +18,7 @@ import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -122,6 +122,8 @@ def small_files(setup: Setup, count: int) -> float:
 
 
 Workload = Callable[[Setup], float]
+Figures = dict[str, dict[str, list[float]]]
+"""Workload -> setup -> figures, one per repetition."""
 
 
 def workloads(num: int) -> dict[str, Workload]:
@@ -151,58 +153,53 @@ TARGETS = {
 }
 
 
-def compare(names: list[str], base: Path, num: int, repeats: int) -> dict[str, dict[str, list[float]]]:
-    """Workload -> setup -> figures, one per repetition."""
-    found: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+def compare(setups: list[Setup], num: int, repeats: int) -> Figures:
+    """All workloads on all setups."""
+    found: Figures = defaultdict(lambda: defaultdict(list))
     for repeat in range(repeats):
         for workload, run in workloads(num).items():
-            for name in names if repeat % 2 == 0 else reversed(names):
-                with setup_of(name, base) as setup:
-                    run_warm = workload.startswith(("read", "seek"))
-                    if run_warm:
-                        run(setup)  # warms the page cache
-                    found[workload][name].append(run(setup))
-            done = ", ".join(f"{name} {found[workload][name][-1]:,.0f}" for name in names)
+            for setup in setups if repeat % 2 == 0 else reversed(setups):
+                if workload.startswith(("read", "seek")):
+                    run(setup)  # warms the page cache
+                found[workload][setup.name].append(run(setup))
+            done = ", ".join(f"{setup.name} {found[workload][setup.name][-1]:,.0f}" for setup in setups)
             console.print(f"  {repeat + 1}/{repeats} {workload}: {done}", style="dim")
     return found
-
-
-_mounted: dict[str, Setup] = {}
-
-
-@contextmanager
-def setup_of(name: str, base: Path) -> Iterator[Setup]:
-    """A setup that stays mounted over all workloads; `_mounted` is filled by `main`."""
-    del base
-    yield _mounted[name]
 
 
 def ratio(figures: dict[str, list[float]], name: str, to: str = NATIVE) -> float:
     return statistics.median(a / b for a, b in zip(figures[name], figures[to], strict=True))
 
 
-def direct_reads(names: list[str], num: int, repeats: int) -> dict[str, dict[str, float]]:
+def direct_reads(setups: list[Setup], num: int, repeats: int) -> dict[str, dict[str, float]]:
     """readrandom with direct reads from memory: us per operation with 1 thread, and how 2 threads scale."""
-    base = Path(tempfile.mkdtemp(prefix="keigo-bench-", dir="/dev/shm"))
     one: dict[str, list[float]] = defaultdict(list)
     two: dict[str, list[float]] = defaultdict(list)
+    for setup in setups:
+        db_bench(setup, "fillrandom", num, fresh=True)
+        db_bench(setup, "compact", num)
+    for _ in range(repeats):
+        for setup in setups:
+            one[setup.name].append(1e6 / db_bench(setup, "readrandom", num // 2, use_direct_reads=1))
+            two[setup.name].append(1e6 / db_bench(setup, "readrandom", num // 2, 2, use_direct_reads=1))
+    return {
+        setup.name: {
+            "us": statistics.median(one[setup.name]),
+            "scaling": statistics.median(a / b for a, b in zip(one[setup.name], two[setup.name], strict=True)),
+        }
+        for setup in setups
+    }
+
+
+@contextmanager
+def all_mounted(names: list[str], where: Path) -> Iterator[list[Setup]]:
+    """Several setups side by side in a fresh directory of one file system."""
+    base = Path(tempfile.mkdtemp(prefix="keigo-bench-", dir=where))
     try:
-        for name in names:
-            with mounted(name, base) as setup:
-                db_bench(setup, "fillrandom", num, fresh=True)
-                db_bench(setup, "compact", num)
-                for _ in range(repeats):
-                    one[name].append(1e6 / db_bench(setup, "readrandom", num // 2, use_direct_reads=1))
-                    two[name].append(1e6 / db_bench(setup, "readrandom", num // 2, 2, use_direct_reads=1))
+        with ExitStack() as stack:
+            yield [stack.enter_context(mounted(name, base)) for name in names]
     finally:
         shutil.rmtree(base)
-    return {
-        name: {
-            "us": statistics.median(one[name]),
-            "scaling": statistics.median(one[name]) / statistics.median(two[name]),
-        }
-        for name in names
-    }
 
 
 def rss_anon(pid: int) -> int:
@@ -211,10 +208,10 @@ def rss_anon(pid: int) -> int:
     return int(match[1]) * 1024
 
 
-def memory(base: Path, fills: int, num: int) -> list[int]:
+def memory(where: Path, fills: int, num: int) -> list[int]:
     """RssAnon of the kernel driver's daemon after each of several fills."""
     found = []
-    with mounted("keigo-kernel", base / "memory") as setup:
+    with all_mounted(["keigo-kernel"], where) as (setup,):
         assert setup.pid is not None
         for _ in range(fills):
             db_bench(setup, "fillrandom", num, fresh=True)
@@ -222,6 +219,17 @@ def memory(base: Path, fills: int, num: int) -> list[int]:
         modules = Path(f"/proc/{setup.pid}/maps").read_text()
         if "scipy" in modules or "matplotlib" in modules:
             raise SystemExit("the daemon has imported scipy or matplotlib")
+    return found
+
+
+def churn(where: Path, count: int) -> list[int]:
+    """RssAnon of the kernel driver's daemon at each tenth of many creates and unlinks."""
+    found = []
+    with all_mounted(["keigo-kernel"], where) as (setup,):
+        assert setup.pid is not None
+        for _ in range(10):
+            small_files(setup, count // 10)
+            found.append(rss_anon(setup.pid))
     return found
 
 
@@ -239,20 +247,12 @@ def main(num: int, repeats: int, quick: bool, setups: str, where: Path, json_fil
     if quick:
         num, repeats = num // 10, 3
     names = setups.split(",")
-    base = Path(tempfile.mkdtemp(prefix="keigo-bench-", dir=where))
-    try:
-        from contextlib import ExitStack
-
-        with ExitStack() as stack:
-            for name in names:
-                _mounted[name] = stack.enter_context(mounted(name, base))
-            found = compare(names, base, num, repeats)
-        direct = direct_reads([name for name in names if name != "unionfs"], num // 4, repeats)
-        anon = [] if quick else memory(base, 10, 500_000)
-        if not quick:
-            anon = [*memory(base / "big", 1, 5_000_000), *anon]
-    finally:
-        shutil.rmtree(base)
+    with all_mounted(names, where) as mounts:
+        found = compare(mounts, num, repeats)
+    with all_mounted([name for name in names if name != "unionfs"], Path("/dev/shm")) as mounts:
+        direct = direct_reads(mounts, num // 4, repeats)
+    anon = [] if quick else [*memory(where, 1, 5_000_000), *memory(where, 10, 500_000)]
+    churned = [] if quick else churn(where, 1_000_000)
 
     table = Table(
         title=f"operations per second, and ratio to {NATIVE} (medians of {repeats})", box=None, pad_edge=False
@@ -278,10 +278,11 @@ def main(num: int, repeats: int, quick: bool, setups: str, where: Path, json_fil
     if anon:
         fills = [size >> 20 for size in anon[1:]]
         console.print(f"daemon's RssAnon after 2 GiB: {anon[0] >> 20} MiB; after each of ten fills: {fills} MiB")
+    if churned:
+        console.print(f"after each 100,000 of a million creates and unlinks: {[size >> 20 for size in churned]} MiB")
     if json_file is not None:
-        json_file.write_text(
-            json.dumps({"num": num, "repeats": repeats, "ops_per_second": found, "direct": direct, "rss_anon": anon})
-        )
+        figures = {"ops_per_second": found, "direct": direct, "rss_anon": anon, "rss_anon_churn": churned}
+        json_file.write_text(json.dumps({"num": num, "repeats": repeats, **figures}))
 
 
 if __name__ == "__main__":
