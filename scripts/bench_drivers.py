@@ -281,8 +281,8 @@ def main(num: int, repeats: int, quick: bool, setups: str, where: Path, json_fil
     if churned:
         console.print(f"after each 100,000 of a million creates and unlinks: {[size >> 20 for size in churned]} MiB")
     if json_file is not None:
-        figures = {"ops_per_second": found, "direct": direct, "rss_anon": anon, "rss_anon_churn": churned}
-        json_file.write_text(json.dumps({"num": num, "repeats": repeats, **figures}))
+        measured = {"ops_per_second": found, "direct": direct, "rss_anon": anon, "rss_anon_churn": churned}
+        json_file.write_text(json.dumps({"num": num, "repeats": repeats, **measured}))
 
 
 if __name__ == "__main__":
