@@ -29,6 +29,7 @@ from fusefs import _datapath, abi
 from fusefs.abi import Op
 from fusefs.driver import CACHE_TIMEOUT, DriverError
 from fusefs.namespace import ROOT_ID, Attributes, Caller, Changes, Namespace
+from keigo.lsm.roles import IMMUTABLE
 from keigo.lsm.threads import Job, job_of_thread
 
 log = logging.getLogger(__name__)
@@ -139,17 +140,20 @@ class KernelDriver:
         self._namespace: Namespace
         self._inodes: dict[int, Inode] = {}
         self._inodes_lock = threading.Lock()
+        self._pinning_opens = 0
         self._ended = threading.Event()
         self._starved = -1
         self._workers: set[threading.Thread] = set()
         self._workers_lock = threading.Lock()
 
     def facts(self) -> dict[str, int]:
-        """How many inodes the kernel remembers, and how many of their files are in passthrough."""
+        """How many inodes the kernel remembers, how many of their files are in passthrough, and how many opens for
+        reading alone have pinned an SST or a blob file since the mount."""
         with self._inodes_lock:
             return {
                 "inodes": len(self._inodes),
                 "passthrough": sum(inode.passthrough > 0 for inode in self._inodes.values()),
+                "pinning_opens": self._pinning_opens,
             }
 
     def reads(self) -> dict[int, dict[str, tuple[int, int]]]:
@@ -402,6 +406,9 @@ class KernelDriver:
             inode.passthrough += 1
             inode.stale = True
             self._namespace.volume.pin_open(node, 1)
+            if not writes and self._namespace.volume.record(node).role in IMMUTABLE:
+                with self._inodes_lock:
+                    self._pinning_opens += 1
             return abi.OPEN_OUT.pack(handle, abi.FOPEN_PASSTHROUGH, inode.backing)
         inode.mediated += 1
         keep = 0 if inode.stale else abi.FOPEN_KEEP_CACHE

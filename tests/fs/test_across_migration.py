@@ -6,11 +6,12 @@ import mmap
 import os
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
 
+from keigo.control import ask
 from tests.background import Migrating
 from tests.conftest import MIB
 from tests.fs.support import Area, opened
@@ -111,6 +112,51 @@ def test_opens_and_whole_reads_throughout(area: Area, table: Path, data: bytes) 
     with wandering(area):
         for _ in range(30):
             assert table.read_bytes() == data
+
+
+def test_thousands_of_moves_under_readers(area: Area) -> None:
+    """Files that are open throughout, read directly and through maps from which the pages are dropped."""
+    size, count, rounds = 16 * 4096, 20, 100
+    contents = [os.urandom(size) for _ in range(count)]
+    for number, content in enumerate(contents):
+        (area.path / f"{number}.sst").write_bytes(content)
+    stop = threading.Event()
+    wrong: list[str] = []
+    looks = [0, 0]
+
+    def read_directly(fds: list[int]) -> None:
+        buffer = mmap.mmap(-1, size)
+        while not stop.is_set():
+            for number, fd in enumerate(fds):
+                if os.preadv(fd, [buffer], 0) != size or buffer[:] != contents[number]:
+                    wrong.append(f"{number}.sst, read directly")
+                looks[0] += 1
+
+    def read_maps(fds: list[int]) -> None:
+        maps = [mmap.mmap(fd, size, prot=mmap.PROT_READ) for fd in fds]
+        while not stop.is_set():
+            for number, (table_map, fd) in enumerate(zip(maps, fds, strict=True)):
+                table_map.madvise(mmap.MADV_DONTNEED)
+                os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+                if table_map[:] != contents[number]:
+                    wrong.append(f"{number}.sst, mapped")
+                looks[1] += 1
+
+    with ExitStack() as stack:
+        for look, flags in ((read_directly, os.O_DIRECT), (read_maps, 0)):
+            fds = [stack.enter_context(opened(area.path / f"{n}.sst", os.O_RDONLY | flags)) for n in range(count)]
+            thread = threading.Thread(target=look, args=(fds,))
+            stack.callback(thread.join)
+            stack.callback(stop.set)
+            thread.start()
+        moved = 0
+        for number in range(rounds):
+            tier = ("mid", "fast")[number % 2]
+            moved += len(ask(area.world.volume, "migrate", pattern=f"{area.name}/*.sst", tier=tier)["moved"])
+            assert not wrong
+    assert not wrong
+    assert moved >= (rounds - 1) * count  # in the first round the kernel may not have told of every close
+    assert min(looks) > rounds
 
 
 def test_links_move_together(area: Area, table: Path, data: bytes) -> None:

@@ -126,6 +126,7 @@ def test_a_reader_that_came_before_the_writer_left_is_counted(mounted: World) ->
     os.write(writer, b"x" * PAGE)
     os.close(writer)
     until(lambda: facts(mounted)["passthrough_readers"] == 1)
+    assert facts(mounted)["driver_facts"]["pinning_opens"] == 1
     done = mounted.keigo("migrate", mounted.directory, "*.sst", "mid", check=False)
     assert "open by passthrough" in done.stdout
     assert os.pread(reader, PAGE, 0) == b"x" * PAGE
