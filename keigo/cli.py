@@ -144,10 +144,21 @@ def umount(directory: Path) -> None:
             raise ControlError(f"{directory}: {error.strerror}") from None
         console.print(f"unmounted {where} (its daemon was dead)", soft_wrap=True)
         return
+    away = _elsewhere(volume)
     result = ask(volume, "umount")
     for line in result["left"]:
         errors.print(f"note: left behind: {line}", soft_wrap=True)
     console.print(f"unmounted {where}", soft_wrap=True)
+    if away:
+        text = f"note: {away} file(s) are on other tiers: mount again before a database opens {where}, or drain"
+        errors.print(text, soft_wrap=True)
+
+
+def _elsewhere(volume: str) -> int:
+    """How many files are on tiers other than the in-place one; 0 where there is none."""
+    tiers = ask(volume, "status")["tiers"]
+    in_place = any(tier["in_place"] for tier in tiers)
+    return sum(tier["files"] for tier in tiers if in_place and not tier["in_place"])
 
 
 @main.command()
@@ -201,7 +212,10 @@ def drain(directory: Path, offline: bool, devices: Path | None) -> None:
             if "left" not in result:
                 break
             waiting = result["open"]
-            note = f"waiting for {waiting[0]} to be closed" if waiting and not result["current"] else ""
+            note = ""
+            if waiting and not result["current"]:
+                # An idle database keeps its WAL open for ever; nothing of ours may end that.
+                note = f"waiting for {waiting[0]} to be closed: write to the database, or stop it"
             if note and note not in told and not console.is_terminal:
                 told.append(note)
                 errors.print(note, soft_wrap=True)
@@ -272,7 +286,8 @@ def migrate(directory: Path, pattern: str, tier: str, as_json: bool) -> None:
         for path, why in result["skipped"].items():
             console.print(f"{path}: not moved: {why}", soft_wrap=True)
         console.print(f"moved {len(result['moved'])} file(s) to {tier}", soft_wrap=True)
-    if not result["moved"]:
+    # Being there already is no failure, unless all were: then the command did nothing.
+    if not result["moved"] or any("already" not in why for why in result["skipped"].values()):
         sys.exit(1)
 
 

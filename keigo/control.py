@@ -96,7 +96,10 @@ class ControlServer:
         path = socket_path(volume)
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         if is_served(volume):
-            raise ControlError(f"volume {volume}: is mounted already (its daemon answers on {path})")
+            raise ControlError(
+                f"volume {volume}: is mounted already, maybe from another directory (its daemon answers on {path}); "
+                f"each directory needs a `volume:` of its own"
+            )
         path.unlink(missing_ok=True)
         before = os.umask(0o177)
         try:
@@ -141,7 +144,11 @@ def request(volume: str, op: str, **arguments: Any) -> Iterator[Any]:  # noqa: A
         try:
             client.connect(str(socket_path(volume)))
         except OSError as error:
-            raise ControlError(f"volume {volume}: no daemon on {socket_path(volume)}: {error.strerror}") from None
+            hint = "" if os.geteuid() == 0 else " (a volume that root mounted answers only to root)"
+            if isinstance(error, ConnectionRefusedError):
+                hint = "; it has died: stop the database, umount, and mount again"
+            text = f"volume {volume}: no daemon on {socket_path(volume)}: {error.strerror}{hint}"
+            raise ControlError(text) from None
         client.sendall(msgspec.json.encode({"op": op, **arguments}) + b"\n")
         with client.makefile("rb") as answers:
             for line in answers:

@@ -17,7 +17,8 @@ from pathlib import Path
 import msgspec
 
 from keigo.config import Config
-from keigo.service import MountError, Service
+from keigo.errors import KeigoError
+from keigo.service import Service
 from keigo.tiers.directories import shown
 from keigo.tiers.scan import Finding
 
@@ -73,7 +74,7 @@ def _note(finding: Finding) -> str:
 def serve(
     config: Config, directory: Path, *, driver: str, policy: str | None, ready_fd: int | None, debug: bool
 ) -> None:
-    """Be the daemon: mount and serve until unmounted. Raises MountError where there is no `ready_fd` to tell."""
+    """Be the daemon: mount and serve until unmounted. Raises KeigoError where there is no `ready_fd` to tell."""
     logging.basicConfig(
         level=logging.DEBUG if debug else logging.INFO,
         format="%(asctime)s %(levelname)s %(name)s: %(message)s",
@@ -100,7 +101,7 @@ def serve(
     service = Service(config, directory, driver=driver, policy=policy)
     try:
         service.run(mounted)
-    except MountError as error:
+    except KeigoError as error:
         if ready_fd is None:
             raise
         tell(Ready(str(error), []))

@@ -20,6 +20,7 @@ import pytest
 from hypothesis import settings
 
 from keigo import mounts
+from keigo.control import socket_path
 
 # What must pass before a change lands passes every time; `scripts/soak` looks for more.
 settings.register_profile("steady", derandomize=True, deadline=None, print_blob=True)
@@ -134,6 +135,7 @@ class World:
                 break
             # Cleaning up after a failed test is the one place for a lazy unmount.
             ctypes.CDLL(None).umount2(os.fsencode(self.directory), 2)
+        socket_path(self.volume).unlink(missing_ok=True)
         for path in {self.base, *(tier.parent for tier in self.tiers.values())}:
             shutil.rmtree(path, ignore_errors=True)
 
@@ -165,8 +167,9 @@ def new_world(
 ) -> World:
     """Make the directories and the configuration of a world below `base`; end it with `destroy`."""
     base.mkdir()
-    memory = Path(tempfile.mkdtemp(prefix="keigo-test-", dir="/dev/shm"))
-    places = {"fast": memory / "fast", "mid": base / "mid", "slow": base / "db"}
+    places = {"mid": base / "mid", "slow": base / "db"}
+    if "fast" in names:
+        places["fast"] = Path(tempfile.mkdtemp(prefix="keigo-test-", dir="/dev/shm")) / "fast"
     for place in places.values():
         place.mkdir()
     volume = f"t-{uuid.uuid4().hex[:12]}"
@@ -202,7 +205,6 @@ def make_world(tmp_path: Path, driver: str) -> Iterator[MakeWorld]:
     yield make
     for world in made:
         world.destroy()
-        shutil.rmtree(world.tiers.get("fast", world.base).parent, ignore_errors=True)
 
 
 @pytest.fixture

@@ -42,7 +42,7 @@ class NotMovableError(Exception):
 
 
 class DamagedError(Exception):
-    """What was read back is not what was written: the target device is not to be trusted with this file."""
+    """A device gave back other bytes than were written to it; the text says which."""
 
 
 @dataclass(slots=True)
@@ -91,6 +91,8 @@ def migrate(
             if stop.is_set():
                 raise CancelledError
             record = volume.record(file)
+            if record.checksum not in (None, copy.checksum):
+                raise DamagedError(f"is damaged on tier {record.home}: not what it was when it last migrated")
             _check_links(record, before)
             volume.landing.add(file)
         landed = True

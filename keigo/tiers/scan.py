@@ -12,11 +12,12 @@ import stat
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from keigo.lsm.roles import DATABASE_MARKERS, role_of
+from keigo.lsm.roles import DATABASE_MARKERS, IMMUTABLE, role_of
 from keigo.tiers import guard
 from keigo.tiers.catalog import ROOT, Entry, FileRecord
 from keigo.tiers.directories import shown
 from keigo.tiers.fds import Fd, open_dir
+from keigo.tiers.migration import checksum
 from keigo.tiers.tier import STATE, Tier
 from keigo.tiers.volume import Volume, space_of
 
@@ -117,7 +118,8 @@ class _Scan:
             if self.believe and entry.kind == "file":
                 record = self.catalog.file(entry.id)
                 home = "?" if record is None else record.home
-                self.report("missing", self.volume.path(directory, name), f"was on tier {home}", repaired=self.apply)
+                detail = f"was on tier {home} when the volume was closed"
+                self.report("missing", self.volume.path(directory, name), detail, repaired=False)
             self.catalog.drop_entry(directory, name)
         return subdirectories
 
@@ -194,8 +196,11 @@ class _Scan:
             record.home, record.reason = place.tier.name, "found here"
         elif self.believe and record.links and not record.special and record.size != size:
             detail = f"{size} bytes on tier {record.home}, {record.size} in the catalog"
-            self.report("size", self.volume.path(directory, name), detail, repaired=self.apply)
-        if (record.size, record.mtime_ns) != (size, status.st_mtime_ns):
+            damaged = record.checksum is not None and role_of(name) in IMMUTABLE
+            self.report("size", self.volume.path(directory, name), detail, repaired=self.apply and not damaged)
+        changed = (record.size, record.mtime_ns) != (size, status.st_mtime_ns)
+        # An SST that somebody changed while the volume was closed is still to be what it was when it migrated.
+        if changed and not (self.believe and role_of(name) in IMMUTABLE):
             record.checksum = None
         record.size, record.mtime_ns = size, status.st_mtime_ns
         record.space = space_of(status) if stat.S_ISREG(status.st_mode) else 0
@@ -207,9 +212,16 @@ class _Scan:
             self.catalog.put_file(file, record)
 
     def choose(self, directory: int, name: bytes, places: list[_Place], record: FileRecord | None) -> _Place:
-        """Of several copies of a file without an intent, keep one: the catalog's, else the one last modified."""
-        home = None if record is None else record.home
-        kept = next((p for p in places if p.tier.name == home), max(places, key=lambda p: p.status.st_mtime_ns))
+        """Of several copies of a file without an intent, keep one.
+
+        The one with the checksum that is known, else the catalog's, else the one last modified.
+        """
+
+        def worth(place: _Place) -> tuple[bool, bool, int]:
+            home = record is not None and record.home == place.tier.name
+            return self.is_as_it_was(name, place, record), home, place.status.st_mtime_ns
+
+        kept = max(places, key=worth)
         for place in places:
             if place is kept:
                 continue
@@ -223,6 +235,14 @@ class _Scan:
                 detail = f"tiers {kept.tier.name} and {place.tier.name} differ; {kept.tier.name}'s is served"
                 self.put_aside(directory, name, place, "duplicate", detail)
         return kept
+
+    @staticmethod
+    def is_as_it_was(name: bytes, place: _Place, record: FileRecord | None) -> bool:
+        """Whether a copy has the checksum that the file had when it migrated."""
+        if record is None or record.checksum is None or not stat.S_ISREG(place.status.st_mode):
+            return False
+        file = Fd(os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=place.directory.fd))
+        return checksum(file) == record.checksum
 
     def put_aside(self, directory: int, name: bytes, place: _Place, problem: Problem, detail: str) -> None:
         """Move what cannot be shown to `.keigo/lost/` of its tier, durably."""
