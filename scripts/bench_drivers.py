@@ -191,6 +191,29 @@ def direct_reads(setups: list[Setup], num: int, repeats: int) -> dict[str, dict[
     }
 
 
+def wake_up_floor(rounds: int = 20_000) -> float:
+    """Microseconds for a signal to another process and back: what a FUSE request costs here before anyone works on it.
+
+    On an idle virtual machine most of it is waking a halted CPU, twice.
+    """
+    there, back = os.eventfd(0), os.eventfd(0)
+    child = os.fork()
+    if child == 0:
+        for _ in range(rounds):
+            os.eventfd_read(there)
+            os.eventfd_write(back, 1)
+        os._exit(0)
+    began = time.perf_counter()
+    for _ in range(rounds):
+        os.eventfd_write(there, 1)
+        os.eventfd_read(back)
+    took = time.perf_counter() - began
+    os.waitpid(child, 0)
+    os.close(there)
+    os.close(back)
+    return took / rounds * 1e6
+
+
 @contextmanager
 def all_mounted(names: list[str], where: Path) -> Iterator[list[Setup]]:
     """Several setups side by side in a fresh directory of one file system."""
@@ -251,6 +274,7 @@ def main(num: int, repeats: int, quick: bool, setups: str, where: Path, json_fil
         found = compare(mounts, num, repeats)
     with all_mounted([name for name in names if name != "unionfs"], Path("/dev/shm")) as mounts:
         direct = direct_reads(mounts, num // 4, repeats)
+    floor = statistics.median(wake_up_floor() for _ in range(repeats))
     anon = [] if quick else [*memory(where, 1, 5_000_000), *memory(where, 10, 500_000)]
     churned = [] if quick else churn(where, 1_000_000)
 
@@ -275,13 +299,22 @@ def main(num: int, repeats: int, quick: bool, setups: str, where: Path, json_fil
             f"direct reads from memory: {name:14} {figure['us']:6.2f} us per readrandom (+{added:.2f}; target: +8), "
             f"2 threads {figure['scaling']:.2f} x ({relative:.2f} of native's scaling; target: 0.9)"
         )
+    console.print(
+        f"a byte to another process and back takes {floor:.2f} us on this machine: each FUSE request does that"
+    )
     if anon:
         fills = [size >> 20 for size in anon[1:]]
         console.print(f"daemon's RssAnon after 2 GiB: {anon[0] >> 20} MiB; after each of ten fills: {fills} MiB")
     if churned:
         console.print(f"after each 100,000 of a million creates and unlinks: {[size >> 20 for size in churned]} MiB")
     if json_file is not None:
-        measured = {"ops_per_second": found, "direct": direct, "rss_anon": anon, "rss_anon_churn": churned}
+        measured = {
+            "ops_per_second": found,
+            "direct": direct,
+            "floor_us": floor,
+            "rss_anon": anon,
+            "rss_anon_churn": churned,
+        }
         json_file.write_text(json.dumps({"num": num, "repeats": repeats, **measured}))
 
 
