@@ -14,7 +14,8 @@
  * those for others.
  *
  * classes[] remembers what kind of thread a tid is: a direct-mapped table of (tid, class, until), each entry one atomic
- * word, so that a reader sees all of it or none. An entry expires, since thread ids are reused.
+ * word, so that a reader sees all of it or none. forget(tid) clears an entry when its thread has ended; it expires too,
+ * since a thread may change its name.
  */
 #define _GNU_SOURCE
 #define PY_SSIZE_T_CLEAN
@@ -332,6 +333,18 @@ static PyObject *datapath_set_starved(PyObject *module, PyObject *args)
     Py_RETURN_NONE;
 }
 
+static PyObject *datapath_forget(PyObject *module, PyObject *args)
+{
+    unsigned int tid;
+    if (!PyArg_ParseTuple(args, "I", &tid))
+        return NULL;
+    _Atomic uint64_t *entry = &classes[tid % CLASS_SLOTS];
+    uint64_t known = atomic_load(entry);
+    if ((uint32_t)(known >> 32) == tid)
+        atomic_compare_exchange_strong(entry, &known, 0);
+    Py_RETURN_NONE;
+}
+
 static PyObject *datapath_set_classifier(PyObject *module, PyObject *function)
 {
     Py_INCREF(function);
@@ -346,6 +359,7 @@ static PyMethodDef methods[] = {
     {"flushed", datapath_flushed, METH_VARARGS, "Whether a descriptor of the handle has been closed."},
     {"counts", datapath_counts, METH_VARARGS, "(reads, bytes) of a handle for each class of thread."},
     {"set_starved", datapath_set_starved, METH_VARARGS, "Set the eventfd that tells that no worker waits for requests."},
+    {"forget", datapath_forget, METH_VARARGS, "Forget the class of a thread."},
     {"set_classifier", datapath_set_classifier, METH_O, "Set the function that tells a thread's class by its tid."},
     {NULL, NULL, 0, NULL},
 };

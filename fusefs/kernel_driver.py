@@ -29,8 +29,8 @@ from fusefs import _datapath, abi
 from fusefs.abi import Op
 from fusefs.driver import CACHE_TIMEOUT, DriverError
 from fusefs.namespace import ROOT_ID, Attributes, Caller, Changes, Namespace
+from fusefs.thread_classes import CLASSES, ThreadClasses
 from keigo.lsm.roles import IMMUTABLE
-from keigo.lsm.threads import Job, job_of_thread
 
 log = logging.getLogger(__name__)
 
@@ -39,7 +39,6 @@ _MOST: Final = 512  # workers in all: as many requests may hang on a device befo
 _MAX_WRITE: Final = 1 << 20
 _RELEASE_WAIT: Final = 0.1  # seconds to wait for a RELEASE that must be on its way; 2 us to 1 ms were seen
 _MS_NOSUID_NODEV: Final = 6
-_CLASSES: Final = {Job.UNKNOWN: 0, Job.FOREGROUND: 1, Job.FLUSH: 2, Job.COMPACTION: 3}
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -58,7 +57,7 @@ class Inode:
         self.mediated = 0
         self.handles: dict[int, tuple[bool, bool]] = {}
         """Handle -> (is passthrough, writes)."""
-        self.reads = [(0, 0)] * len(_CLASSES)
+        self.reads = [(0, 0)] * len(CLASSES)
         """(reads, bytes) by class, of handles that were released."""
         self.stale = False
         """Passthrough went past the inode's pages since they were last dropped: the next open must drop them."""
@@ -166,7 +165,7 @@ class KernelDriver:
                 counts = inode.reads
                 for handle in inode.handles:
                     counts = _add_counts(counts, handle)
-            by_class = {job.value: counts[number] for job, number in _CLASSES.items() if counts[number][0]}
+            by_class = {job.value: counts[number] for job, number in CLASSES.items() if counts[number][0]}
             if by_class:
                 found[node] = by_class
         return found
@@ -197,7 +196,6 @@ class KernelDriver:
             _libc.umount2(os.fsencode(path), 0)
             os.close(self._device)
             raise
-        _datapath.set_classifier(_class_of)
 
     def _negotiate(self) -> None:
         """Answer INIT, the kernel's first request. Raises DriverError where the kernel has no passthrough."""
@@ -252,6 +250,8 @@ class KernelDriver:
         signal.pthread_sigmask(signal.SIG_BLOCK, caught)
         self._starved = os.eventfd(0, os.EFD_CLOEXEC)
         _datapath.set_starved(self._starved)
+        classes = ThreadClasses(_datapath.forget)
+        _datapath.set_classifier(classes.class_of)
         for _ in range(_WAITING):
             self._add_worker()
 
@@ -272,6 +272,7 @@ class KernelDriver:
             left = list(self._workers)
         for worker in left:
             worker.join()
+        classes.close()
         os.close(self._device)
 
     def _add_worker(self) -> None:
@@ -684,10 +685,6 @@ def _add_counts(counts: list[tuple[int, int]], handle: int) -> list[tuple[int, i
     if handle >= _datapath.MAX_HANDLES:
         return counts
     return [(a + c, b + d) for (a, b), (c, d) in zip(counts, _datapath.counts(handle), strict=True)]
-
-
-def _class_of(tid: int) -> int:
-    return _CLASSES[job_of_thread(tid)]
 
 
 _UNANSWERED: Final = frozenset({Op.INTERRUPT, Op.FORGET, Op.BATCH_FORGET})

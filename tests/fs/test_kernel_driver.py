@@ -330,23 +330,53 @@ def test_malformed_requests_get_an_errno() -> None:
     check()
 
 
+READER = """
+import ctypes, mmap, os, sys
+ctypes.CDLL(None).prctl(15, sys.argv[2].encode(), 0, 0, 0)
+fd = os.open(sys.argv[1], os.O_RDONLY | os.O_DIRECT)
+buffer = mmap.mmap(-1, 4096)
+for n in range(int(sys.argv[3])):
+    os.preadv(fd, [buffer], n * 4096)
+"""
+
+
+def read_as(name: str, path: Path, count: int) -> int:
+    """Read so many pages in a thread of that name; returns its id."""
+    reader = subprocess.Popen([sys.executable, "-c", READER, path, name, str(count)])
+    assert reader.wait() == 0
+    return reader.pid
+
+
 def test_reads_are_counted_by_class_of_thread(mounted: World) -> None:
     """A thread that calls itself rocksdb:low reads as a compaction does; RocksDB names its own so."""
     path = mounted.directory / "000001.sst"
     path.write_bytes(b"x" * 16 * PAGE)
-    script = (
-        "import ctypes, os, sys\n"
-        "ctypes.CDLL(None).prctl(15, sys.argv[2].encode(), 0, 0, 0)\n"
-        "fd = os.open(sys.argv[1], os.O_RDONLY | os.O_DIRECT)\n"
-        "import mmap\n"
-        "buffer = mmap.mmap(-1, 4096)\n"
-        "for n in range(int(sys.argv[3])): os.preadv(fd, [buffer], n * 4096)\n"
-    )
-    for name, count in (("rocksdb:low", "5"), ("rocksdb:high", "3"), ("anything", "2")):
-        subprocess.run([sys.executable, "-c", script, path, name, count], check=True)
+    for name, count in (("rocksdb:low", 5), ("rocksdb:high", 3), ("anything", 2)):
+        read_as(name, path, count)
     (row,) = mounted.ls()
     assert row["reads"] == {
         "compaction": [5, 5 * PAGE],
         "flush": [3, 3 * PAGE],
         "foreground": [2, 2 * PAGE],
     }
+
+
+def test_the_class_of_a_thread_is_not_inherited_by_the_next_one_of_its_id(mounted: World) -> None:
+    """Thread ids are used again: the kernel is told here which to give next."""
+    path = mounted.directory / "000001.sst"
+    path.write_bytes(b"x" * 16 * PAGE)
+    last = Path("/proc/sys/kernel/ns_last_pid")
+    before = last.read_text()
+    first = read_as("rocksdb:low", path, 1)
+    reads = 0
+    again = -1
+    try:
+        while again != first:  # others start processes, too
+            last.write_text(str(first - 1))
+            again = read_as("anything", path, 1)
+            reads += 1
+            assert reads < 100
+    finally:
+        last.write_text(before)
+    (row,) = mounted.ls()
+    assert row["reads"] == {"compaction": [1, PAGE], "foreground": [reads, reads * PAGE]}
