@@ -17,11 +17,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Final
 
-from keigo.lsm.roles import IMMUTABLE, Role
-from keigo.lsm.threads import job_of_thread
+from keigo.lsm.roles import IMMUTABLE, Role, role_of
 from keigo.tiers.catalog import ROOT, Entry
 from keigo.tiers.directories import fail
 from keigo.tiers.fds import Fd, fallocate, magic_link, open_direct, set_times, start_write_back
+from keigo.tiers.observer import TELLING, Observer
 from keigo.tiers.rename import rename
 from keigo.tiers.volume import Volume
 
@@ -90,15 +90,17 @@ class Handle:
     So a read under way ends on the old file, the next one is on the new, and nobody waits for anybody.
     """
 
-    __slots__ = ("direct", "file", "flags", "node", "number")
+    __slots__ = ("direct", "file", "flags", "node", "number", "tells")
 
-    def __init__(self, number: int, node: int, file: Fd, flags: int) -> None:
+    def __init__(self, number: int, node: int, file: Fd, flags: int, *, tells: bool) -> None:
         self.number = number
         self.node = node
         self.file = file
         self.direct: Fd | None = None
         """A second descriptor with O_DIRECT, where a driver asked for one."""
         self.flags = flags
+        self.tells = tells
+        """Whether what is written tells of the levels of a database."""
 
     @property
     def writes(self) -> bool:
@@ -123,6 +125,7 @@ class Namespace:
 
     def __init__(self, volume: Volume) -> None:
         self.volume = volume
+        self.observer = Observer(volume)
         self._numbers = itertools.count(1)
         self._free_numbers: list[int] = []
         self._handles: dict[int, Handle] = {}
@@ -299,6 +302,8 @@ class Namespace:
         _check_name(new)
         # The descriptors are let go of here, without the lock: that frees a replaced file's blocks.
         rename(self.volume, (old_parent, old), (new_parent, new), flags)
+        if role_of(new) in TELLING:
+            self.observer.named(new_parent, new)
 
     def link(self, node: int, parent: int, name: bytes) -> Attributes:
         """Give a file another name."""
@@ -312,15 +317,17 @@ class Namespace:
     def create(self, parent: int, name: bytes, mode: int, flags: int, caller: Caller) -> tuple[Attributes, int]:
         """Create a file and open it; returns its attributes and a handle."""
         _check_name(name)
-        job = job_of_thread(caller.tid)
+        belief = self.observer.belief(parent, name, caller.tid)
         with self.volume.lock:
             existing = self.volume.lookup(parent, name)
             if existing is not None and existing.kind == "file" and not flags & os.O_EXCL:
                 return self.getattr(existing.id), self.open(existing.id, flags)
-            node, file = self.volume.create(parent, name, mode, caller.uid, caller.gid, flags, job)
+            node, file = self.volume.create(parent, name, mode, caller.uid, caller.gid, flags, caller.tid, belief)
             # The volume counts the creator as a writer, whatever its flags say: so does the handle.
             handle = self._add(node, file, os.O_RDWR | flags & ~os.O_ACCMODE)
-            return _attributes(node, os.fstat(file.fd), 1), handle
+        if role_of(name) in TELLING:
+            self.observer.named(parent, name, caller.tid)
+        return _attributes(node, os.fstat(file.fd), 1), handle
 
     def open(self, node: int, flags: int) -> int:
         """Open a file; returns a handle."""
@@ -336,7 +343,8 @@ class Namespace:
     def _add(self, node: int, file: Fd, flags: int) -> int:
         # Numbers are used again: the data path has a table of them.
         number = self._free_numbers.pop() if self._free_numbers else next(self._numbers)
-        handle = Handle(number, node, file, flags)
+        tells = self.volume.record(node).role is Role.MANIFEST
+        handle = Handle(number, node, file, flags, tells=tells)
         self._handles[handle.number] = handle
         self._by_node.setdefault(node, set()).add(handle)
         return handle.number
@@ -422,6 +430,8 @@ class Namespace:
                 if done == 0:
                     raise
                 break  # what was written counts; the error comes again with the rest
+        if opened.tells:
+            self.observer.wrote(opened.node)
         return done
 
     def is_synchronous(self, handle: int) -> bool:

@@ -4,8 +4,8 @@ A thread is classed by its name, once; the data path remembers the answer. Threa
 class must not outlive its thread: a pidfd of the thread (Linux 6.9) tells of its end, and then the class is forgotten.
 The kernel hands ids out in a circle, so the moment between the two is never enough for an id to come round.
 
-Threads: `class_of` is called by any worker; `_watch` is the one thread that waits for ends. `_lock` guards `_watched` and
-`_tids`.
+Threads: `class_of` is called by any worker; `_watch` is the one thread that waits for ends. `_lock` guards what it
+watches.
 """
 
 from __future__ import annotations

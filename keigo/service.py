@@ -237,6 +237,7 @@ class Service:
 
     def _started(self, ready: Callable[[list[Finding]], None]) -> None:
         self.mover.start()
+        self.namespace.observer.start()
         self._flusher = threading.Thread(target=self._flush_often, name="keigo-flusher", daemon=True)
         self._flusher.start()
         self.control.start()
@@ -277,6 +278,7 @@ class Service:
 
     def _close(self) -> None:
         self.mover.stop()
+        self.namespace.observer.stop()
         self._end_flusher.set()
         self._flusher.join()
         self.namespace.close()
@@ -308,6 +310,7 @@ class Service:
 
     def _status(self, _request: Mapping[str, Any], _progress: Progress) -> Any:  # noqa: ANN401
         self.namespace.measure_writers()
+        self.namespace.observer.settle()
         status = status_of(self.volume)
         return {
             "pid": os.getpid(),
@@ -317,11 +320,13 @@ class Service:
             "driver": self.driver.name,
             "driver_reason": self.driver_reason,
             "driver_facts": self.driver.facts(),
+            "context": self.namespace.observer.facts(),
             **status,
             "migrations": asdict(self.mover.progress),
         }
 
     def _ls(self, _request: Mapping[str, Any], _progress: Progress) -> Any:  # noqa: ANN401
+        self.namespace.observer.settle()
         return file_rows(self.volume, self.driver.reads())
 
     def _umount(self, _request: Mapping[str, Any], progress: Progress) -> Any:  # noqa: ANN401

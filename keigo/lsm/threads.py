@@ -52,3 +52,12 @@ def job_of_thread(tid: int) -> Job:
             return job_of_comm(comm.read().removesuffix("\n"))
     except OSError:
         return Job.UNKNOWN
+
+
+def process_of_thread(tid: int) -> int | None:
+    """The process of a running thread; None where it is gone."""
+    try:
+        with open(f"/proc/{tid}/status", encoding="utf-8", errors="replace") as status:
+            return next((int(line[5:]) for line in status if line.startswith("Tgid:")), None)
+    except OSError:
+        return None

@@ -66,6 +66,7 @@ def file_rows(volume: Volume, reads: Mapping[int, Mapping[str, tuple[int, int]]]
                         "heat": record.heat,
                         "reads": reads.get(file, {}),
                         "created_level": record.created_level,
+                        "family": record.family,
                         "created": record.created,
                         "links": len(record.links),
                         "open": known is not None,

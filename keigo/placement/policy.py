@@ -23,6 +23,11 @@ class Context:
     """LSM level that an SST is for; None where it is not known."""
     path: bytes
     """Path in the volume, without a leading slash."""
+    engine: str | None = None
+    family: str | None = None
+    """Column family of an SST or blob file."""
+    thread: int = 0
+    """Kernel's id of the thread that creates it; 0 where it is not known."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -72,6 +72,8 @@ class FileRecord(msgspec.Struct, array_like=True):
     special: bool = False
     kept: bool = False
     """Whether a user moved it here by command: the policy leaves it."""
+    family: str | None = None
+    """Column family of an SST or blob file."""
 
 
 @dataclass(frozen=True, slots=True)

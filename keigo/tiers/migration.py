@@ -239,14 +239,14 @@ def _land(
         volume.intents.write(key, redo)
         failpoints.hit("migrate.intent-redo")
         with volume.lock:
-            _switch(volume, file, record, target, copy, reason)
+            _switch(volume, file, target, copy, reason)
     except BaseException:
         _undo(volume, key, undo)
         raise
     failpoints.hit("migrate.switched")
     with volume.lock:
         home.charge(-was.space, -1)
-        target.charge(record.space, 1)
+        target.charge(copy.space, 1)
     try:
         for step in redo.steps:
             run(step, volume.roots)
@@ -259,8 +259,9 @@ def _land(
     return before.st_size
 
 
-def _switch(volume: Volume, file: int, record: FileRecord, target: Tier, copy: Copy, reason: str) -> None:
+def _switch(volume: Volume, file: int, target: Tier, copy: Copy, reason: str) -> None:
     """Make the target the home, for the catalog and for open readers; on an error the source still is."""
+    record = volume.record(file)  # as it is now: its level may have changed while it was copied
     old = record.home, record.reason
     record.home, record.reason, record.checksum = target.name, reason, copy.checksum
     record.size, record.mtime_ns, record.space = copy.ident.size, copy.ident.mtime_ns, copy.space

@@ -24,8 +24,8 @@ from typing import Final
 
 import msgspec
 
-from keigo.lsm.roles import DATABASE_MARKERS, IMMUTABLE, Role, file_number, role_of
-from keigo.lsm.threads import Job
+from keigo.lsm.database import Belief
+from keigo.lsm.roles import DATABASE_MARKERS, Role, file_number, role_of
 from keigo.placement.policy import Choice, Context, FileState, NoRoom, Policy, TierState, fallback_order
 from keigo.tiers import guard
 from keigo.tiers.catalog import ROOT, Catalog, Entry, FileRecord
@@ -262,9 +262,11 @@ class Volume:
             return os.stat(name, dir_fd=directory.fd, follow_symlinks=False)
 
     def create(
-        self, directory: int, name: bytes, mode: int, uid: int, gid: int, flags: int, job: Job
+        self, directory: int, name: bytes, mode: int, uid: int, gid: int, flags: int, tid: int, belief: Belief
     ) -> tuple[int, Fd]:
         """Create a regular file where the policy wants it, or on the next tier that has room, and open it.
+
+        `belief` is what it is for, as far as is known, and `tid` the thread that creates it.
 
         Returns (file id, descriptor open for reading and writing); the caller ends with `close_file`.
         """
@@ -272,9 +274,10 @@ class Volume:
             self._refuse_new(directory, name)
             role = role_of(name)
             self._guard_marker(directory, role)
-            level = 0 if job is Job.FLUSH and role in IMMUTABLE else None
             size = self.expected_size(role)
-            choice = self._choose(Context(role, job, level, self.path(directory, name)), size)
+            path = self.path(directory, name)
+            context = Context(role, belief.job, belief.level, path, belief.engine, belief.family, tid)
+            choice = self._choose(context, size)
             tier, fd, reason = self._create_on(choice, directory, name, mode, uid, gid, flags)
             new = self.catalog.new_id()
             self.catalog.put_entry(directory, name, Entry("file", new))
@@ -284,10 +287,11 @@ class Volume:
                     tier.name,
                     [(directory, name)],
                     role=role,
-                    level=level,
-                    created_level=level,
+                    level=belief.level,
+                    created_level=belief.level,
                     created=time.time(),
                     reason=reason,
+                    family=belief.family,
                 ),
             )
             tier.charge(0, 1)
@@ -614,6 +618,17 @@ class Volume:
         """A file's record, or None."""
         with self.lock:
             return self.catalog.file(file)
+
+    def set_level(self, file: int, level: int | None, family: str) -> bool:
+        """Note where the database has a file; whether that changes its level."""
+        with self.lock:
+            record = self.catalog.file(file)
+            if record is None or (record.level, record.family) == (level, family):
+                return False
+            changed = record.level != level
+            record.level, record.family = level, family
+            self.catalog.put_file(file, record)
+            return changed
 
     def keep(self, file: int) -> None:
         """Let a file stay where it is, whatever the policy wants."""

@@ -169,3 +169,11 @@ def test_others_go_on(held: Held) -> None:
     assert held.where("000001.sst") == ["mid"]
     assert held.names.read(handle, 0, len(DATA)) == DATA
     held.names.release(handle)
+
+
+def test_a_level_learned_meanwhile_stays(held: Held) -> None:
+    """The database moves a table to another level while its copy lands: both are remembered."""
+    assert held.volume.set_level(held.file, 4, "default")
+    held.finish()
+    record = held.volume.record(held.file)
+    assert (record.home, record.level, record.family) == ("mid", 4, "default")
