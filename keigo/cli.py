@@ -19,6 +19,7 @@ from keigo.config import Config, load
 from keigo.control import ControlError, ask, is_served, request, volume_of
 from keigo.errors import KeigoError
 from keigo.observe import tables
+from keigo.observe.lsm_table import trees_table
 
 # What serves or opens a volume (FUSE, LMDB, trio) is imported by the commands that do: it would triple the time of
 # a `keigo status`.
@@ -189,6 +190,19 @@ def ls(directory: Path, as_json: bool, why: bool, summary: bool) -> None:
         console.print(tables.where_table(rows))
     else:
         console.print(tables.files_table(rows, why=why))
+
+
+@main.command()
+@directory_argument
+@json_option
+@plain_errors
+def lsm(directory: Path, as_json: bool) -> None:
+    """Show each database's tree, level by level: how large the levels are, and which tiers hold them."""
+    trees = ask(volume_of(directory), "lsm")
+    if as_json:
+        click.echo(json.dumps(trees))
+    else:
+        console.print(trees_table(trees))
 
 
 @main.command()

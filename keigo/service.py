@@ -28,6 +28,7 @@ from keigo.control import ControlError, ControlServer, Progress, is_served
 from keigo.drain import Drainer
 from keigo.errors import KeigoError
 from keigo.lsm.roles import IMMUTABLE, Role
+from keigo.observe.lsm import trees_of
 from keigo.observe.status import file_rows, status_of
 from keigo.placement.levels import LevelsPolicy
 from keigo.placement.policy import Policy
@@ -301,6 +302,7 @@ class Service:
         return {
             "status": self._status,
             "ls": self._ls,
+            "lsm": self._lsm,
             "umount": self._umount,
             "drain": self._drain,
             "pin": self._pin,
@@ -328,6 +330,10 @@ class Service:
     def _ls(self, _request: Mapping[str, Any], _progress: Progress) -> Any:  # noqa: ANN401
         self.namespace.observer.settle()
         return file_rows(self.volume, self.driver.reads())
+
+    def _lsm(self, _request: Mapping[str, Any], _progress: Progress) -> Any:  # noqa: ANN401
+        self.namespace.observer.settle()
+        return trees_of(self.volume, self.namespace.observer)
 
     def _umount(self, _request: Mapping[str, Any], progress: Progress) -> Any:  # noqa: ANN401
         self._unmount()

@@ -27,7 +27,7 @@ from typing import Final, TypeVar
 from keigo.lsm import infolog, prediction
 from keigo.lsm.infolog import FileCreated, InfoLogReader, JobFinished, JobStarted, Kind, TableStarted
 from keigo.lsm.manifest import ManifestReader, TableChange
-from keigo.lsm.options import LEVELDB, FamilyOptions, Options
+from keigo.lsm.options import LEVELDB, CompactionStyle, FamilyOptions, Options
 from keigo.lsm.prediction import Prediction, TableState
 from keigo.lsm.roles import Role, file_number, role_of
 from keigo.lsm.threads import Job
@@ -237,10 +237,11 @@ class Database:
                 table.largest,
                 largest_seqno=table.largest_seqno,
             )
-            self._is_live(change.file, change.after)
+            self._is_live(change.file, change.after if change.first is None else change.first)
             truths.append(Truth(change.file, Role.SST, name, change.after))
-        for number in changed if self.engine != "leveldb" else ():
-            self._enqueue(number)
+        if len(self.manifest.families) > 1:  # of one alone there is no order to know
+            for number in changed:
+                self._enqueue(number)
         fresh = [truth for truth in truths if self._known.get(truth.number) != truth]
         self._known.update((truth.number, truth) for truth in fresh)
         return fresh
@@ -260,6 +261,15 @@ class Database:
             del self._made[tid]
         for job in [job for job, running in self._running.items() if tid in running.tids]:
             del self._running[job]
+
+    def level_targets(self) -> dict[str, tuple[int, ...]]:
+        """Family -> bytes that the store lets each level grow to; nothing for families that have no such targets."""
+        found = {}
+        for number, family in self.manifest.families.items():
+            options = self._family_options(family.name)
+            if options.compaction_style is CompactionStyle.LEVEL and (self.options or self.engine == "leveldb"):
+                found[family.name] = prediction.level_targets(self._states(number), options)
+        return found
 
     # --- what a file is for ---
 
@@ -346,11 +356,25 @@ class Database:
         made = self._made.get(tid)
         if made is not None:
             return made.belief
+        mine = self._unclaimed(tid)
+        if mine is not None:
+            mine.tids.add(tid)
+            return self._of(mine, "the latest job in the info log of no known thread")
         if tid not in self._pool:
             helped = self._helped()
             if helped is not None:
                 return self._of(helped, "subcompaction of a job in the info log")
         return self._predicted()
+
+    def _unclaimed(self, tid: int) -> _Running | None:
+        """Where the log prints addresses: the latest compaction of a thread that nobody has been tied to yet."""
+        if tid in self._tid_of.values():
+            return None
+        found = None
+        for job in self._running.values():
+            if job.kind is Kind.COMPACTION and not job.tids and self._kernel_thread(job.thread) is None:
+                found = job
+        return found
 
     def _helped(self) -> _Running | None:
         """The job that a thread which never began one is a subcompaction of: one that can have any, the latest."""
@@ -364,10 +388,11 @@ class Database:
         return found
 
     def _predicted(self) -> Belief:
-        for number in list(self._queue):
+        families = self.manifest.families
+        for number in list(self._queue) if len(families) > 1 else families:
             predicted = self._predict(number)
             if predicted is not None:
-                del self._queue[number]
+                self._queue.pop(number, None)
                 self._queue[number] = None
                 family = self._names.get(number)
                 return Belief(Job.COMPACTION, predicted.level, family, self.engine, predicted.reason)
@@ -391,6 +416,8 @@ class Database:
         return prediction.predict_compaction_output(self._states(number), options)
 
     def _family_options(self, name: str) -> FamilyOptions:
+        if self.engine == "leveldb":
+            return LEVELDB
         if self.options is None:
             return FamilyOptions()
         families = self.options.families

@@ -57,7 +57,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Final, Literal, TypeAlias
 
@@ -97,13 +97,17 @@ class Table:
 
 @dataclass(frozen=True, slots=True)
 class TableChange:
-    """Table `number` is at level `after` now, and was at `before`; None: not live."""
+    """Table `number` is at level `after` now, and was at `before`; None: not live.
+
+    `first` is the level at which one that was not live came to life, if that was seen: it may have moved since.
+    """
 
     family: int
     number: int
     file: int
     before: int | None
     after: int | None
+    first: int | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -510,8 +514,8 @@ class Family:
         self._oldest_blobs: dict[bytes, int] = {}
         self._told: dict[bytes, _Entry] = {}
         self._told_blobs: set[int] = set()
-        # Numbers whose state may differ from what was told; None: any may.
-        self._touched: set[bytes] | None = None
+        # Numbers whose state may differ from what was told -> the first that was new; None: any may.
+        self._touched: dict[bytes, _Entry | None] | None = None
 
     @property
     def log_number(self) -> int:
@@ -557,8 +561,10 @@ class Family:
         for entry in edit.new:
             entries[entry[1]] = entry
         if touched is not None:
-            touched.update(edit.deleted)
-            touched.update([entry[1] for entry in edit.new])
+            for number in edit.deleted:
+                touched.setdefault(number, None)
+            for entry in edit.new:
+                touched.setdefault(entry[1], entry)
             if len(touched) > len(entries) + len(self._told) + _PRUNE:
                 self._touched = None
         if edit.blobs or edit.garbage or edit.deleted_blobs:
@@ -578,18 +584,17 @@ class Family:
 
     def _take_changes(self, dropped: bool = False) -> Iterator[TableChange | BlobChange]:
         now: Mapping[bytes, _Entry] = {} if dropped else self._entries
-        told, touched = self._told, self._touched
-        if dropped or touched is None:
-            touched = told.keys() | now.keys()
-        for number in touched:
+        told, touched = self._told, self._touched or {}
+        for number in told.keys() | now.keys() if dropped or self._touched is None else touched:
             before, after = told.pop(number, None), now.get(number)
             some = after or before
             if after is not None:
                 told[number] = after
             if some is not None and (before is None or after is None or before[0] != after[0]):
-                levels = [None if entry is None else _number(entry[0]) for entry in (before, after)]
-                yield TableChange(self.id, _number(number), _file(some), levels[0], levels[1])
-        self._touched = set()
+                entries = (before, after, touched.get(number))
+                levels = [None if entry is None else _number(entry[0]) for entry in entries]
+                yield TableChange(self.id, _number(number), _file(some), *levels)
+        self._touched = {}
         blobs = set() if dropped else set(self.blobs)
         for blob in blobs ^ self._told_blobs:
             yield BlobChange(self.id, blob, blob in blobs)

@@ -67,13 +67,15 @@ def files_table(rows: Sequence[Mapping[str, Any]], *, why: bool) -> RenderableTy
     table.add_column("name", overflow="fold")
     table.add_column("role")
     table.add_column("level", justify="right")
+    table.add_column("at create", justify="right")
+    table.add_column("family")
     table.add_column("tier")
     table.add_column("size", justify="right")
     if why:
         table.add_column("why", overflow="fold")
     for row in rows:
-        level = "" if row["level"] is None else str(row["level"])
-        cells = [row["name"], row["role"], level, row["tier"], format_size(row["size"])]
+        level, created = ("" if row[key] is None else str(row[key]) for key in ("level", "created_level"))
+        cells = [row["name"], row["role"], level, created, row["family"] or "", row["tier"], format_size(row["size"])]
         table.add_row(*cells, *([row["reason"]] if why else []))
     return table
 

@@ -35,6 +35,7 @@ from keigo.tiers.volume import Volume
 log = logging.getLogger(__name__)
 
 _CHUNK: Final = 1 << 20
+_GATHER: Final = 0.05  # seconds in which edits gather: a flush and its compactions write several
 _LONGEST: Final = 1 << 24  # bytes of an OPTIONS file or a CURRENT that are worth reading
 _BATCH: Final = 256  # levels set at once under the volume's lock: about 2 ms
 TELLING: Final = frozenset({Role.MANIFEST, Role.CURRENT, Role.OPTIONS, Role.INFOLOG})
@@ -44,11 +45,12 @@ TELLING: Final = frozenset({Role.MANIFEST, Role.CURRENT, Role.OPTIONS, Role.INFO
 class _Followed:
     """A file that grows, and how far it was read."""
 
-    __slots__ = ("file", "position")
+    __slots__ = ("fd", "file", "position")
 
-    def __init__(self, file: int, position: int = 0) -> None:
+    def __init__(self, file: int) -> None:
         self.file = file
-        self.position = position
+        self.position = 0
+        self.fd: Fd | None = None
 
 
 class _Watched:
@@ -85,6 +87,8 @@ class Observer:
         self._wake = threading.Condition()
         self._dirty: set[int] = set()
         """Directories."""
+        self._manifests: dict[int, int] = {}
+        """File id -> directory, of those that were written."""
         self._stopping = False
         self._thread = threading.Thread(target=self._run, name="keigo-observer", daemon=True)
 
@@ -111,6 +115,7 @@ class Observer:
         while True:
             with self._wake:
                 self._wake.wait_for(lambda: self._dirty or self._stopping)
+                self._wake.wait_for(lambda: self._stopping, _GATHER)
                 if self._stopping:
                     return
                 directory = self._dirty.pop()
@@ -125,11 +130,18 @@ class Observer:
 
     def wrote(self, file: int) -> None:
         """A MANIFEST has grown."""
-        with self.volume.lock:
-            record = self.volume.catalog.file(file)
-        if record is not None:
-            for directory, _ in record.links[:1]:
-                self._mark(directory)
+        directory = self._manifests.get(file)
+        if directory is None:
+            with self.volume.lock:
+                record = self.volume.record(file)
+            if not record.links:
+                return
+            directory = self._manifests[file] = record.links[0][0]
+        self._mark(directory)
+
+    def removed(self, file: int) -> None:
+        """A file is gone: its id will not be used again."""
+        self._manifests.pop(file, None)
 
     def named(self, directory: int, name: bytes, tid: int | None = None) -> None:
         """A file of a telling role was created, by thread `tid`, or came here by rename."""
@@ -170,6 +182,22 @@ class Observer:
             self._catch_up(watched)
             self._correct(watched)
 
+    def databases(self) -> dict[int, dict[str, object]]:
+        """Directory -> engine, version, what is wrong with its MANIFEST, and the levels' target sizes by family."""
+        with self._wake:
+            known = list(self._watched.values())
+        found: dict[int, dict[str, object]] = {}
+        for watched in known:
+            with watched.lock:
+                database = watched.database
+                found[watched.directory] = {
+                    "engine": database.engine,
+                    "version": database.version,
+                    "problem": watched.failed,
+                    "targets": database.level_targets(),
+                }
+        return found
+
     def facts(self) -> dict[str, object]:
         """For `status`: how many SSTs were believed at CREATE to be for which level, and at which the MANIFEST then had
         them; and the CPU time that all of it took."""
@@ -194,6 +222,8 @@ class Observer:
             return found
 
     def _mark(self, directory: int) -> None:
+        if directory in self._dirty:
+            return  # whoever takes it out reads after that
         with self._wake:
             self._dirty.add(directory)
             self._wake.notify_all()
@@ -246,7 +276,7 @@ class Observer:
         file = self._file(watched.directory, b"LOG") if b"LOG" in names else None
         if watched.log is not None and watched.log.file != file:
             while self._follow(watched, watched.log, self._read_log):
-                pass
+                pass  # its last lines, before it is renamed or removed
         if file is not None and (watched.log is None or watched.log.file != file):
             watched.log = _Followed(file)
             watched.database.new_log()
@@ -285,17 +315,20 @@ class Observer:
             return None
 
     def _follow(self, watched: _Watched, followed: _Followed | None, read: Callable[[_Watched, bytes], None]) -> bool:
-        """Read a chunk of what a file has grown by; whether there was any. The database's lock is held."""
-        fd = None if followed is None else self._open(followed.file)
-        if fd is None or followed is None:
+        """Read a chunk of what a file has grown by; whether there may be more. The database's lock is held."""
+        if followed is None:
             return False
-        data = _read(fd, _CHUNK, followed.position)
-        if not data:
+        if followed.fd is None or os.fstat(followed.fd.fd).st_nlink == 0:  # it was moved to another tier, or is gone
+            followed.fd = self._open(followed.file)
+        if followed.fd is None:
             return False
-        before = followed.position
-        followed.position += len(data)
-        read(watched, data)
-        return followed.position > before
+        data = _read(followed.fd, _CHUNK, followed.position)
+        if data:
+            before = followed.position
+            followed.position += len(data)
+            read(watched, data)
+            return len(data) == _CHUNK and followed.position > before
+        return False
 
     def _read_manifest(self, watched: _Watched, data: bytes) -> None:
         followed = watched.manifest

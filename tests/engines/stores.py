@@ -75,7 +75,7 @@ class Store(Protocol):
 class RocksStore:
     """RocksDB by rocksdict, Speedb by speedict: the same binding over two engines."""
 
-    def __init__(self, module: str, path: str, *, create: bool) -> None:
+    def __init__(self, module: str, path: str, *, create: bool, log_dir: str | None) -> None:
         self._module: Any = importlib.import_module(module)
         options = self._options = self._module.Options(raw_mode=True)
         options.create_if_missing(create)
@@ -86,6 +86,8 @@ class RocksStore:
         options.set_level_zero_file_num_compaction_trigger(2)
         options.set_compression_type(self._module.DBCompressionType.none())
         options.set_paranoid_checks(True)
+        if log_dir is not None:
+            options.set_db_log_dir(log_dir)
         self._reading = self._module.ReadOptions()
         self._reading.set_verify_checksums(True)
         self._synced = self._module.WriteOptions()
@@ -183,15 +185,17 @@ class LevelStore:
         self._db.close()
 
 
-def open_rocksdb(path: str, *, create: bool) -> Store:
-    return RocksStore("rocksdict", path, create=create)
+def open_rocksdb(path: str, *, create: bool, log_dir: str | None = None) -> Store:
+    return RocksStore("rocksdict", path, create=create, log_dir=log_dir)
 
 
-def open_speedb(path: str, *, create: bool) -> Store:
-    return RocksStore("speedict", path, create=create)
+def open_speedb(path: str, *, create: bool, log_dir: str | None = None) -> Store:
+    return RocksStore("speedict", path, create=create, log_dir=log_dir)
 
 
-def open_leveldb(path: str, *, create: bool) -> Store:
+def open_leveldb(path: str, *, create: bool, log_dir: str | None = None) -> Store:
+    if log_dir is not None:
+        raise NotImplementedError
     return LevelStore(path, create=create)
 
 
@@ -214,8 +218,8 @@ def destroy_leveldb(path: str) -> None:
 
 
 class Opener(Protocol):
-    def __call__(self, path: str, *, create: bool) -> Store:
-        """Open a database, made anew where there is none and `create` is set."""
+    def __call__(self, path: str, *, create: bool, log_dir: str | None = None) -> Store:
+        """Open a database, made anew where there is none and `create` is set. `log_dir` is where its info log goes."""
         ...
 
 
