@@ -41,6 +41,12 @@ SMALL = (
 RANDOM = "fillrandom,overwrite"
 MIXED = "fillseq,readrandomwriterandom,overwrite"
 DB_BENCH = {
+    "RocksDB's own sizes": (
+        RANDOM,
+        "--write_buffer_size=67108864",
+        "--target_file_size_base=67108864",
+        "--max_bytes_for_level_base=268435456",
+    ),
     "fillrandom, overwrite": (RANDOM,),
     "fillseq": ("fillseq",),
     "mixed": (MIXED, "--readwritepercent=50"),

@@ -115,8 +115,8 @@ class Database:
         self._queue: dict[int, None] = {}
         """Families that need a compaction, the one that waits longest first: RocksDB takes them in this order
         (db/db_impl/db_impl_compaction_flush.cc, SchedulePendingCompaction)."""
-        self._in_order = True
-        """LevelDB: whether the last flush landed below level 0, so that keys seem to come in order."""
+        self._in_order = False
+        """LevelDB: whether the last flush went past what was there already, so that keys seem to come in order."""
 
     # --- what the files tell ---
 
@@ -189,6 +189,8 @@ class Database:
             _remember(self._tid_of, event.thread, tid)
         job = self._running.get(event.job)
         if job is not None:
+            for other in self._running.values():  # it may have been taken for another's
+                other.tids.discard(tid)
             job.tids.add(tid)
             if job.thread == event.thread and job.kind is Kind.COMPACTION:
                 self._pool.add(tid)
@@ -249,7 +251,7 @@ class Database:
     def _is_live(self, number: int, level: int) -> None:
         """A file is part of the database: the job that made it is over."""
         if self._announced.pop(number, None) is not None:
-            self._in_order = level > 0
+            self._in_order = level > 0 and sum(map(len, self._tables.values())) > 1
         if number not in self._creators:
             return
         tid, believed = self._creators.pop(number)
