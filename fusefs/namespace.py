@@ -90,17 +90,17 @@ class Handle:
     So a read under way ends on the old file, the next one is on the new, and nobody waits for anybody.
     """
 
-    __slots__ = ("direct", "file", "flags", "node", "number", "tells")
+    __slots__ = ("direct", "file", "flags", "node", "number", "role")
 
-    def __init__(self, number: int, node: int, file: Fd, flags: int, *, tells: bool) -> None:
+    def __init__(self, number: int, node: int, file: Fd, flags: int, role: Role) -> None:
         self.number = number
         self.node = node
         self.file = file
         self.direct: Fd | None = None
         """A second descriptor with O_DIRECT, where a driver asked for one."""
         self.flags = flags
-        self.tells = tells
-        """Whether what is written tells of the levels of a database."""
+        self.role = role
+        """What the file was when it was opened."""
 
     @property
     def writes(self) -> bool:
@@ -343,8 +343,7 @@ class Namespace:
     def _add(self, node: int, file: Fd, flags: int) -> int:
         # Numbers are used again: the data path has a table of them.
         number = self._free_numbers.pop() if self._free_numbers else next(self._numbers)
-        tells = self.volume.record(node).role is Role.MANIFEST
-        handle = Handle(number, node, file, flags, tells=tells)
+        handle = Handle(number, node, file, flags, self.volume.record(node).role)
         self._handles[handle.number] = handle
         self._by_node.setdefault(node, set()).add(handle)
         return handle.number
@@ -382,13 +381,17 @@ class Namespace:
         """The descriptor of a handle."""
         return self._handles[handle].file
 
+    def role_of(self, handle: int) -> Role:
+        """What the file of a handle was when it was opened."""
+        return self._handles[handle].role
+
     def direct_of(self, handle: int) -> int:
         """A descriptor of an immutable file for reads past the page cache; -1 where there is none.
 
         The kernel keeps the mount's own pages of it: with the backing file's there would be two copies in memory.
         """
         opened = self._handles[handle]
-        if opened.writes or self.volume.record(opened.node).role not in IMMUTABLE:
+        if opened.writes or opened.role not in IMMUTABLE:
             return -1
         opened.direct = open_direct(opened.file)
         return -1 if opened.direct is None else opened.direct.fd
@@ -430,7 +433,7 @@ class Namespace:
                 if done == 0:
                     raise
                 break  # what was written counts; the error comes again with the rest
-        if opened.tells:
+        if opened.role is Role.MANIFEST:
             self.observer.wrote(opened.node)
         return done
 

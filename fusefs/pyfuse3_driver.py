@@ -36,6 +36,9 @@ from pyfuse3 import (
 
 from fusefs.driver import CACHE_TIMEOUT, DriverError
 from fusefs.namespace import Attributes, Caller, Changes, Namespace
+from fusefs.reading_threads import ReadingThreads
+from keigo.lsm.roles import IMMUTABLE
+from keigo.lsm.threads import process_of_thread
 
 log = logging.getLogger(__name__)
 
@@ -92,6 +95,11 @@ class Operations(pyfuse3.Operations):
         super().__init__()
         self._namespace = namespace
         self._limiter = trio.CapacityLimiter(_THREADS)
+        self._threads = ReadingThreads()
+        self._opened: dict[int, tuple[int, int | None]] = {}
+        """Handle of an SST or blob file -> node, process that opened it."""
+        self.reads: dict[int, dict[str, tuple[int, int]]] = {}
+        """Node -> class of thread -> (reads, bytes)."""
 
     async def _call(self, operation: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
         try:
@@ -113,7 +121,9 @@ class Operations(pyfuse3.Operations):
             return absent
 
     async def forget(self, inode_list: Sequence[tuple[InodeT, int]]) -> None:
-        """Nothing is kept per node."""
+        """The kernel lets go of nodes: nothing is kept of them but how often they were read."""
+        for inode, _ in inode_list:
+            self.reads.pop(inode, None)
 
     async def getattr(self, inode: InodeT, ctx: RequestContext) -> EntryAttributes:
         """Attributes of a node."""
@@ -201,8 +211,10 @@ class Operations(pyfuse3.Operations):
 
     async def open(self, inode: InodeT, flags: FlagT, ctx: RequestContext) -> FileInfo:
         """Open a file."""
-        del ctx
-        return _file_info(await self._call(self._namespace.open, inode, flags))
+        handle = await self._call(self._namespace.open, inode, flags)
+        if self._namespace.role_of(handle) in IMMUTABLE:
+            self._opened[handle] = inode, process_of_thread(ctx.pid)
+        return _file_info(handle)
 
     async def read(self, fh: FileHandleT, off: int, size: int) -> bytes:
         """Read, in the loop when the bytes are in memory."""
@@ -210,9 +222,19 @@ class Operations(pyfuse3.Operations):
             found = self._namespace.read_nowait(fh, off, size)
         except Exception as error:  # noqa: BLE001  whatever it is must be answered; defects are logged there
             raise _answer(error, "read") from None
-        if found is not None:
-            return found
-        return await self._call(self._namespace.read, fh, off, size)
+        if found is None:
+            found = await self._call(self._namespace.read, fh, off, size)
+        if fh in self._opened:
+            self._count(fh, off, len(found))
+        return found
+
+    def _count(self, fh: int, off: int, size: int) -> None:
+        """Before the answer: the reader still waits for it."""
+        node, process = self._opened[fh]
+        job = self._threads.job_of_reader(process, node, off, size)
+        counts = self.reads.setdefault(node, {})
+        number, total = counts.get(job.value, (0, 0))
+        counts[job.value] = number + 1, total + size
 
     async def write(self, fh: FileHandleT, off: int, buf: bytes) -> int:
         """Write; in the loop when it is small and only goes to memory."""
@@ -233,6 +255,7 @@ class Operations(pyfuse3.Operations):
 
     async def release(self, fh: FileHandleT) -> None:
         """The last descriptor was closed."""
+        self._opened.pop(fh, None)
         await self._call(self._namespace.release, fh)
 
     async def opendir(self, inode: InodeT, ctx: RequestContext) -> FileHandleT:
@@ -313,8 +336,8 @@ class Pyfuse3Driver:
         return {}
 
     def reads(self) -> dict[int, dict[str, tuple[int, int]]]:
-        """Reads are not counted: pyfuse3 does not tell who reads."""
-        return {}
+        """What was counted of SSTs and blob files."""
+        return {node: dict(counts) for node, counts in list(self._operations.reads.items())}
 
     def mount(self, namespace: Namespace, path: str, source: str, *, allow_other: bool) -> None:
         """Mount through libfuse."""
@@ -324,7 +347,8 @@ class Pyfuse3Driver:
         if not os.access("/dev/fuse", os.R_OK | os.W_OK):
             raise DriverError("/dev/fuse: not there or not permitted")
         try:
-            pyfuse3.init(Operations(namespace), path, options)
+            self._operations = Operations(namespace)
+            pyfuse3.init(self._operations, path, options)
         except RuntimeError as error:
             raise DriverError(f"{path}: libfuse cannot mount: {error}") from error
 
