@@ -219,8 +219,10 @@ class Mover:
                 self.progress.current = volume.show(request.file)
                 self.progress.bytes += migrate(volume, request.file, target, request.reason, self._pace)
                 if request.keep:
-                    volume.keep(request.file)
+                    volume.keep(request.file, target.name)
             except NotMovableError as error:
+                if request.keep:
+                    volume.keep(request.file, target.name)  # it may be there already
                 return str(error)
             except CancelledError:
                 self.progress.cancelled += 1

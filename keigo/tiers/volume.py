@@ -630,11 +630,11 @@ class Volume:
             self.catalog.put_file(file, record)
             return changed
 
-    def keep(self, file: int) -> None:
-        """Let a file stay where it is, whatever the policy wants."""
+    def keep(self, file: int, home: str) -> None:
+        """Let a file stay on a tier whatever the policy wants, if it is there."""
         with self.lock:
             record = self.catalog.file(file)
-            if record is not None:
+            if record is not None and record.home == home:
                 record.kept = True
                 self.catalog.put_file(file, record)
 

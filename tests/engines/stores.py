@@ -84,6 +84,7 @@ class RocksStore:
         options.set_max_bytes_for_level_base(1024 * KIB)
         options.set_max_bytes_for_level_multiplier(3)
         options.set_level_zero_file_num_compaction_trigger(2)
+        options.set_level_compaction_dynamic_level_bytes(False)  # levels 1 and 2 are used, and so every tier
         options.set_compression_type(self._module.DBCompressionType.none())
         options.set_paranoid_checks(True)
         if log_dir is not None:

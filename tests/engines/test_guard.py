@@ -365,8 +365,8 @@ def test_umount_of_a_running_database(engine: str, mounted: World, open_store: O
         oracle.put(store, range(2000, 6000))
         oracle.check(store)
         # Migrations, which a try to unmount stops, go on too.
-        name = next(row["name"] for row in mounted.ls() if row["role"] == "sst" and row["size"])
-        target = "slow" if mounted.tier_of(name) == "mid" else "mid"
-        mounted.keigo("migrate", mounted.directory, name, target)
+        upper = [row for row in mounted.ls() if row["role"] == "sst" and row["level"] is not None and row["level"] < 3]
+        name = next(row["name"] for row in upper if row["tier"] != "slow")
+        mounted.keigo("migrate", mounted.directory, name, "slow")
         oracle.check(store)
     mounted.umount()

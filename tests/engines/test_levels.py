@@ -16,10 +16,10 @@ from tests.conftest import MakeWorld, World
 from tests.engines.oracles import Placed, by_ldb, by_manifest, tables_of
 from tests.engines.processes import OpenStore, Oracle
 from tests.engines.stores import ENGINES
+from tests.engines.volumes import wait_settled
 
 ROOMY = {"fast": "64MiB", "mid": "64MiB"}
 LEVELS = "{fast: [wal, 0], mid: [1, 2], slow: [3, 4, 5, 6]}"
-TIER_OF_LEVEL = {0: "fast", 1: "mid", 2: "mid", 3: "slow", 4: "slow", 5: "slow", 6: "slow"}
 KEYS = 12_000
 
 needs_db_bench = pytest.mark.skipif(
@@ -52,15 +52,6 @@ def believed(world: World) -> tuple[int, int]:
     outcomes = world.status()["context"]["outcomes"]
     right = sum(row["files"] for row in outcomes if row["believed"] == row["actual"])
     return right, sum(row["files"] for row in outcomes)
-
-
-def wait_settled(world: World, database: str) -> None:
-    """Until every SST is where its level belongs; each `ls` gives the mover time."""
-    for _ in range(200):
-        rows = [row for row in world.ls() if row["role"] == "sst" and row["name"].startswith(database + "/")]
-        if all(row["tier"] == TIER_OF_LEVEL[row["level"]] for row in rows):
-            return
-    raise AssertionError([(row["name"], row["level"], row["tier"]) for row in rows])
 
 
 @pytest.mark.parametrize("engine", ENGINES)

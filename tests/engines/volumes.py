@@ -11,6 +11,19 @@ from tests.conftest import World
 METADATA = {"manifest", "current", "options", "identity", "infolog", "temporary", "other"}
 
 
+TIER_OF_LEVEL = {0: "fast", 1: "mid", 2: "mid", 3: "slow", 4: "slow", 5: "slow", 6: "slow"}
+"""Of volumes with `{fast: [wal, 0], mid: [1, 2], slow: [3, 4, 5, 6]}`."""
+
+
+def wait_settled(world: World, database: str) -> None:
+    """Until every SST is where its level belongs; each `ls` gives the mover time."""
+    for _ in range(200):
+        rows = [row for row in world.ls() if row["role"] == "sst" and row["name"].startswith(database + "/")]
+        if all(row["tier"] == TIER_OF_LEVEL[row["level"]] for row in rows):
+            return
+    raise AssertionError([(row["name"], row["level"], row["tier"]) for row in rows])
+
+
 def sst_tiers(world: World) -> set[str]:
     """Tiers that hold an SST with something in it."""
     return {row["tier"] for row in world.ls() if row["role"] == "sst" and row["size"]}
