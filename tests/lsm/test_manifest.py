@@ -12,9 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from keigo.lsm.manifest import BlobChange, ManifestError, ManifestReader, Table, TableChange
-
-from .test_records import write_log
+from keigo.lsm.manifest import BlobChange, ManifestError, ManifestReader, TableChange
+from keigo.lsm.version_edit import Table
+from tests.lsm.test_records import write_log
 
 GOLDEN = Path(__file__).parent.parent / "data" / "lsm" / "manifest"
 NAMES = ["leveldb", "pebble", "rocksdb-7.8", "rocksdb-blobs", "rocksdb-families", "rocksdb-universal", "speedb"]
