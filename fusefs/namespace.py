@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Final
 
+from keigo.lsm.database import Belief
 from keigo.lsm.roles import IMMUTABLE, Role, role_of
 from keigo.tiers.catalog import ROOT, Entry
 from keigo.tiers.directories import fail
@@ -29,6 +30,7 @@ NAME_MAX: Final = 255
 ROOT_ID: Final = ROOT
 _WRITE_BACK: Final = 1 << 20  # bytes; less is left to the kernel's own pace
 OBSERVED: Final = frozenset({Role.INFOLOG, Role.MANIFEST, Role.CURRENT, Role.OPTIONS, Role.IDENTITY, Role.LOCK})
+_FOLLOWED: Final = TELLING - {Role.INFOLOG}  # an info log is read when an SST is created, which is soon enough
 _DOTS: Final = 2  # "." and "..", the first names of every directory
 
 
@@ -221,7 +223,11 @@ class Namespace:
             if changes.atime_ns is not None or changes.mtime_ns is not None:
                 for fd in self._stamped(node, at):
                     set_times(fd.fd, changes.atime_ns, changes.mtime_ns)
-            return self.getattr(node)
+            attributes = self.getattr(node)
+            tells = changes.size is not None and self.volume.record(node).role in TELLING
+        if tells:
+            self.observer.truncated(node, attributes.size)
+        return attributes
 
     def _stamped(self, node: int, at: Fd) -> list[Fd]:
         """The objects that carry a node's times: a directory's mirrors all do. The lock is held."""
@@ -267,11 +273,17 @@ class Namespace:
 
     def rmdir(self, parent: int, name: bytes) -> None:
         """Remove an empty directory."""
-        self.volume.rmdir(parent, name)
+        with self.volume.lock:
+            entry = self.volume.lookup(parent, name)
+            self.volume.rmdir(parent, name)
+        if entry is not None:
+            self.observer.removed(entry.id)
 
     def unlink(self, parent: int, name: bytes) -> None:
         """Remove a name of a file."""
         self.volume.unlink(parent, name)
+        if role_of(name) in TELLING:
+            self.observer.named(parent, name)
 
     def symlink(self, parent: int, name: bytes, target: bytes, caller: Caller) -> Attributes:
         """Make a symbolic link."""
@@ -302,15 +314,25 @@ class Namespace:
         _check_name(new)
         # The descriptors are let go of here, without the lock: that frees a replaced file's blocks.
         rename(self.volume, (old_parent, old), (new_parent, new), flags)
-        if role_of(new) in TELLING:
-            self.observer.named(new_parent, new)
+        for parent, name in ((old_parent, old), (new_parent, new)):
+            self._renamed(parent, name)
+
+    def _renamed(self, parent: int, name: bytes) -> None:
+        """Tell of a name that stands for something else now. No lock is held."""
+        role = role_of(name)
+        if role in TELLING:
+            self.observer.named(parent, name)
+        elif role in IMMUTABLE:
+            self.observer.appeared(parent, name)
 
     def link(self, node: int, parent: int, name: bytes) -> Attributes:
         """Give a file another name."""
         _check_name(name)
         with self.volume.lock:
             self.volume.link(node, parent, name)
-            return self.getattr(node)
+            attributes = self.getattr(node)
+        self._renamed(parent, name)
+        return attributes
 
     # --- files ---
 
@@ -321,16 +343,38 @@ class Namespace:
         with self.volume.lock:
             existing = self.volume.lookup(parent, name)
             if existing is not None and existing.kind == "file" and not flags & os.O_EXCL:
-                return self.getattr(existing.id), self.open(existing.id, flags)
-            node, file = self.volume.create(parent, name, mode, caller.uid, caller.gid, flags, caller.tid, belief)
-            # The volume counts the creator as a writer, whatever its flags say: so does the handle.
-            handle = self._add(node, file, os.O_RDWR | flags & ~os.O_ACCMODE)
+                handle = self._open(existing.id, flags)
+                attributes = self.getattr(existing.id)
+            else:
+                attributes, handle = self._create(parent, name, mode, flags, caller, belief)
+        self._truncated_by(handle, flags)
         if role_of(name) in TELLING:
             self.observer.named(parent, name, caller.tid)
+        return attributes, handle
+
+    def _create(
+        self, parent: int, name: bytes, mode: int, flags: int, caller: Caller, belief: Belief
+    ) -> tuple[Attributes, int]:
+        """A new file, opened. `Volume.lock` is held."""
+        node, file = self.volume.create(parent, name, mode, caller.uid, caller.gid, flags, caller.tid, belief)
+        # The volume counts the creator as a writer, whatever its flags say: so does the handle.
+        handle = self._add(node, file, os.O_RDWR | flags & ~os.O_ACCMODE)
         return _attributes(node, os.fstat(file.fd), 1), handle
 
     def open(self, node: int, flags: int) -> int:
         """Open a file; returns a handle."""
+        with self.volume.lock:
+            handle = self._open(node, flags)
+        self._truncated_by(handle, flags)
+        return handle
+
+    def _truncated_by(self, handle: int, flags: int) -> None:
+        """Tell of a truncation by open. `Volume.lock` is not held."""
+        opened = self._handles[handle]
+        if flags & os.O_TRUNC and opened.role in TELLING:
+            self.observer.truncated(opened.node, 0)
+
+    def _open(self, node: int, flags: int) -> int:
         with self.volume.lock:
             if node in self.volume.orphans:
                 known = self._any_handle(node).file
@@ -433,7 +477,7 @@ class Namespace:
                 if done == 0:
                     raise
                 break  # what was written counts; the error comes again with the rest
-        if opened.role is Role.MANIFEST:
+        if opened.role in _FOLLOWED:
             self.observer.wrote(opened.node)
         return done
 
@@ -469,6 +513,8 @@ class Namespace:
             return os.copy_file_range(opened.file.fd, into.file.fd, length, offset, target_offset)
         finally:
             self.volume.resized(into.node, os.fstat(into.file.fd))
+            if into.role in _FOLLOWED:
+                self.observer.wrote(into.node)
 
     def flush(self, handle: int) -> None:
         """One descriptor of the application's was closed: report what closing ours would (NFS and its like)."""

@@ -275,12 +275,23 @@ class Database:
 
     # --- what a file is for ---
 
-    def believe(self, name: bytes, tid: int, job: Job) -> Belief:
-        """What a thread, whose name says `job`, creates the SST or blob file `name` for."""
+    def truth_of(self, name: bytes) -> Truth | None:
+        """Where the MANIFEST has an SST or blob file; None where it does not have it."""
+        truth = self._known.get(file_number(name) or 0)
+        return truth if truth is not None and truth.role is role_of(name) else None
+
+    def believe(self, name: bytes, tid: int, job: Job, *, opener: bool = True) -> Belief:
+        """What a thread, whose name says `job`, creates the SST or blob file `name` for.
+
+        `opener`: whether it is of the process that has the database open.
+        """
+        truth = self.truth_of(name)
+        if truth is not None and job is not Job.COMPACTION and job is not Job.FLUSH:  # somebody puts a file back
+            return Belief(job, truth.level, truth.family, self.engine, "live in the MANIFEST")
         number = file_number(name)
         if self.engine is None and name.endswith(b".ldb"):
             self.engine = "leveldb"
-        belief = self._believe(number, tid, job)
+        belief = self._believe(number, tid, job, opener)
         if number is not None:
             _remember(self._creators, number, (tid, belief.level))
             if belief.job is Job.COMPACTION and self._job_of(tid) is None:
@@ -292,7 +303,7 @@ class Database:
             return replace(belief, level=None)
         return belief
 
-    def _believe(self, number: int | None, tid: int, job: Job) -> Belief:
+    def _believe(self, number: int | None, tid: int, job: Job, opener: bool) -> Belief:
         announced = None if number is None else self._announced.get(number)
         running = self._job_of(tid)
         if announced is not None or job is Job.FLUSH:
@@ -300,10 +311,12 @@ class Database:
             return self._flush(family, "announced by the info log" if announced is not None else "thread's name")
         if running is not None:
             return self._of(running, "job in the info log")
-        if self.engine == "leveldb":
+        if self.engine == "leveldb" and opener:
             return self._leveldb()
         if job is Job.COMPACTION:
             return self._compaction(tid)
+        if not opener:
+            return Belief(job, engine=self.engine, reason="a process that does not have the database open")
         if self.engine in ("rocksdb", "speedb"):
             return Belief(job, 0, self._only_family(), self.engine, "a thread of no pool: as when a WAL is recovered")
         return Belief(job, engine=self.engine, reason="of no known job")

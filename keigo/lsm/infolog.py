@@ -203,7 +203,7 @@ _FIELDS: Final = {
 
 
 def _name(raw: bytes | None) -> str | None:
-    return None if raw is None else raw.decode(errors="surrogateescape")
+    return None if raw is None else raw.decode(errors="backslashreplace")
 
 
 def _numbers(raw: bytes) -> tuple[int, ...]:

@@ -151,7 +151,7 @@ class _Section:
 
 
 def _text(data: bytes) -> str:
-    return data.decode("utf-8", "surrogateescape")
+    return data.decode("utf-8", "backslashreplace")
 
 
 def _unescape(data: bytes) -> str:
@@ -197,8 +197,8 @@ def _integer(least: int = 0, most: int = (1 << 64) - 1) -> Callable[[str], int]:
 
 def _multiplier(value: str) -> float:
     number = float(value) if _NUMBER.fullmatch(value) is not None else math.nan
-    if not 0 < number < math.inf:
-        raise ValueError("not a positive number")
+    if not 1 <= number < math.inf:
+        raise ValueError("not a number of at least 1")
     return number
 
 

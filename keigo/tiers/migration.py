@@ -23,6 +23,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
+import msgspec
 import xxhash
 
 from keigo import failpoints
@@ -262,7 +263,7 @@ def _land(
 def _switch(volume: Volume, file: int, target: Tier, copy: Copy, reason: str) -> None:
     """Make the target the home, for the catalog and for open readers; on an error the source still is."""
     record = volume.record(file)  # as it is now: its level may have changed while it was copied
-    old = record.home, record.reason
+    old = msgspec.structs.replace(record)
     record.home, record.reason, record.checksum = target.name, reason, copy.checksum
     record.size, record.mtime_ns, record.space = copy.ident.size, copy.ident.mtime_ns, copy.space
     volume.catalog.put_file(file, record)
@@ -272,10 +273,9 @@ def _switch(volume: Volume, file: int, target: Tier, copy: Copy, reason: str) ->
     try:
         volume.reopen(file)
     except OSError:
-        record.home, record.reason = old
         if known is not None:
-            known.tier = volume.by_name[record.home]
-        volume.catalog.put_file(file, record)
+            known.tier, known.size, known.space = volume.by_name[old.home], old.size, old.space
+        volume.catalog.put_file(file, old)
         raise
 
 

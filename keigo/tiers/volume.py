@@ -280,7 +280,6 @@ class Volume:
             choice = self._choose(context, size)
             tier, fd, reason = self._create_on(choice, directory, name, mode, uid, gid, flags)
             new = self.catalog.new_id()
-            self.catalog.put_entry(directory, name, Entry("file", new))
             self.catalog.put_file(
                 new,
                 FileRecord(
@@ -294,6 +293,7 @@ class Volume:
                     family=belief.family,
                 ),
             )
+            self.catalog.put_entry(directory, name, Entry("file", new))
             tier.charge(0, 1)
             tier.promise(size)
             self.open_files[new] = OpenFile(tier, writers=1, promised=size)

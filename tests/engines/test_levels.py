@@ -167,3 +167,90 @@ def test_a_manifest_of_garbage_harms_nobody(make_world: MakeWorld, open_store: O
     assert placed(world, "bad").keys() == {7}
     assert world.log().count("its levels are not followed") == 1
     assert "Traceback" not in world.log()
+
+
+def descriptors_of_the_dead(world: World) -> list[str]:
+    """Files without a name that the daemon still holds open."""
+    found = Path(f"/proc/{world.status()['pid']}/fd")
+    return [link for fd in found.iterdir() if (link := os.readlink(fd)).endswith(" (deleted)")]
+
+
+def test_databases_that_come_and_go_leave_nothing_behind(make_world: MakeWorld) -> None:
+    world = make_world(ROOMY, LEVELS)
+    world.mount()
+    for number in range(60):
+        path = world.directory / f"db{number}"
+        path.mkdir()
+        (path / "MANIFEST-000001").write_bytes(b"")
+        (path / "CURRENT").write_bytes(b"MANIFEST-000001\n")
+        (path / "LOG").write_bytes(b"x" * 1000)
+        (path / "000002.sst").write_bytes(b"x")
+        shutil.rmtree(path)
+    assert descriptors_of_the_dead(world) == []
+    assert world.ls() == []
+
+
+def test_tables_that_are_put_back_are_known_by_the_manifest(make_world: MakeWorld, open_store: OpenStore) -> None:
+    """Restored after the MANIFEST by whatever program, and in whatever way, files have the levels that they had."""
+    world = make_world(ROOMY, LEVELS)
+    world.mount()
+    path, backup = world.directory / "db", world.base / "backup"
+    with open_store("rocksdb", path, create=True) as store:
+        Oracle().put(store, range(KEYS))
+        store.compact()
+        Oracle().put(store, range(500))
+    truth = tables_of("rocksdb", path)
+    shutil.copytree(path, backup)
+    shutil.rmtree(path)
+    assert placed(world, "db") == {}
+
+    path.mkdir()
+    metadata_first = sorted(backup.iterdir(), key=lambda file: (file.suffix == ".sst", file.name))
+    for file in metadata_first:
+        (path / file.name).write_bytes(file.read_bytes())
+    assert_placed(world, "db", truth)
+    for number in truth:
+        name = f"{number:06}.sst"
+        (path / (name + ".new")).write_bytes((backup / name).read_bytes())
+        (path / (name + ".new")).rename(path / name)
+    assert_placed(world, "db", truth)
+    assert_placed(world, "db", tables_of("rocksdb", path))
+
+
+def test_a_manifest_that_is_written_over(make_world: MakeWorld, open_store: OpenStore) -> None:
+    """A backup is put back in place: the MANIFEST under the name of the one in use."""
+    world = make_world(ROOMY, LEVELS)
+    world.mount()
+    path, backup = world.directory / "db", world.base / "backup"
+    with open_store("leveldb", path, create=True) as store:
+        Oracle().put(store, range(3000))
+    shutil.copytree(path, backup)
+    with open_store("leveldb", path) as store:
+        Oracle().put(store, range(0, KEYS, 3))
+        store.compact()
+    before = by_manifest(backup)
+    manifest = (path / "CURRENT").read_text().strip()
+    for file in backup.iterdir():
+        if file.name.startswith("MANIFEST"):
+            (path / manifest).write_bytes(file.read_bytes())
+        elif file.suffix in (".ldb", ".sst"):
+            (path / file.name).write_bytes(file.read_bytes())
+    assert_placed(world, "db", before)
+
+
+def test_an_info_log_of_gigabytes_delays_nobody(make_world: MakeWorld, open_store: OpenStore) -> None:
+    """Only its end is read: 200 GB, of which nothing is on the disk, would take an hour."""
+    world = make_world(ROOMY, LEVELS)
+    path = world.directory / "db"
+    with open_store("rocksdb", path, create=True) as store:
+        Oracle().put(store, range(500))
+    with (path / "LOG").open("ab") as file:
+        file.truncate(200 << 30)
+    with (path / "MANIFEST-999999").open("wb") as file:
+        file.write(os.urandom(10_000))
+        file.truncate(200 << 30)
+    world.mount()
+    (path / "999990.sst").write_bytes(b"x")
+    (path / "CURRENT").write_bytes(b"MANIFEST-999999\n")
+    (path / "999991.sst").write_bytes(b"x")
+    world.umount()

@@ -133,6 +133,7 @@ def setup(make_world: MakeWorld) -> Iterator[Setup]:
     assert [world.tier_of(name) for name in ("1.sst", "000001.log", "plain")] == ["fast", "mid", "slow"]
     yield Setup(world, device)
     world.umount()
+    world.wait_dead()  # its tier is on the other
     device.umount()
 
 
