@@ -161,10 +161,11 @@ class _Planner:
     def settle(self) -> None:
         """Move files where they belong, to slower tiers first, until no more fit."""
 
-        def order(item: tuple[FileState, int]) -> tuple[int, bool, int, int, int]:
+        def order(item: tuple[FileState, int]) -> tuple[int, bool, int, int, int, int]:
             file, place = item
-            # Of two that belong up, the one of the upper level, then the younger one, is of more use there.
-            return -place, file.pinned is None, file.level or 0, -(file.number or 0), file.id
+            # Of two that belong up, the one of the upper level is of more use there. Of a level the cheapest to move
+            # goes first, then the younger one.
+            return -place, file.pinned is None, file.level or 0, file.size, -(file.number or 0), file.id
 
         placed = ((file, self.place(file)) for file in self.files.values())
         waiting = [(file, place) for file, place in placed if place is not None and place != self.at[file.id]]

@@ -151,6 +151,49 @@ def test_a_database_in_place_of_another(make_world: MakeWorld, open_store: OpenS
     assert_placed(world, "deep/other", tables_of("leveldb", other))
 
 
+ROLLED_OVER_AND_INGESTED = """
+import sys
+from rocksdict import Options, Rdict, SstFileWriter
+path, outside = sys.argv[1:]
+options = Options(raw_mode=True)
+options.create_if_missing(True)
+options.set_write_buffer_size(65536)
+options.set_target_file_size_base(65536)
+options.set_max_bytes_for_level_base(262144)
+options.set_max_manifest_file_size(1000)
+db = Rdict(path, options)
+for n in range(4000):
+    db[b"%06d" % (n * 7919 % 4000)] = b"x" * 400
+db.flush()
+writer = SstFileWriter(options)
+writer.open(outside)
+for n in range(5000, 5100):
+    writer[b"%06d" % n] = b"y" * 100
+writer.finish()
+db.ingest_external_file([outside])
+db.close()
+"""
+
+
+def test_a_manifest_that_rolls_over_an_ingested_table_and_a_repair(make_world: MakeWorld) -> None:
+    world = make_world(ROOMY, LEVELS)
+    world.mount()
+    path = world.directory / "db"
+    command = [sys.executable, "-c", ROLLED_OVER_AND_INGESTED, str(path), str(world.base / "outside.sst")]
+    subprocess.run(command, check=True, capture_output=True)
+    number = file_number((path / "CURRENT").read_bytes().strip())
+    assert number is not None
+    assert number > 50, "was meant to roll over"
+    assert_placed(world, "db", tables_of("rocksdb", path))
+
+    (path / "CURRENT").unlink()
+    for manifest in path.glob("MANIFEST-*"):
+        manifest.unlink()
+    repair = "import sys; from rocksdict import Options, Rdict; Rdict.repair(sys.argv[1], Options(raw_mode=True))"
+    subprocess.run([sys.executable, "-c", repair, path], check=True, capture_output=True)
+    assert_placed(world, "db", tables_of("rocksdb", path))
+
+
 def test_a_manifest_of_garbage_harms_nobody(make_world: MakeWorld, open_store: OpenStore) -> None:
     world = make_world(ROOMY, LEVELS)
     world.mount()
