@@ -124,12 +124,16 @@ class World:
     def used_tiers(self) -> set[str]:
         return {row["tier"] for row in self.ls() if row["size"]}
 
-    def destroy(self) -> None:
+    def destroy_daemon(self) -> None:
+        """Kill what may be left of it: a file of a stopped daemon cannot even be closed."""
         for pid in self.pids:
             try:
                 os.kill(pid, signal.SIGKILL)
             except ProcessLookupError:
                 pass
+
+    def destroy(self) -> None:
+        self.destroy_daemon()
         for _ in range(3):
             if not self.is_mounted():
                 break

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import mmap
 import os
 import signal
@@ -328,3 +329,49 @@ def test_malformed_requests_get_an_errno() -> None:
         assert all(0 <= error < 200 for error in answers)
 
     check()
+
+
+def test_requests_that_a_dead_daemon_leaves_fail_at_once_and_the_next_mount_is_whole(world: World) -> None:
+    """One descriptor of /dev/fuse, which dies with the daemon: nobody waits for an answer that cannot come."""
+    world.mount()
+    path = world.directory / "000001.sst"
+    path.write_bytes(b"x" * 64 * PAGE)
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECT)
+    failed: list[int | None] = []
+
+    def act(what: Callable[[], object]) -> None:
+        try:
+            what()
+        except OSError as error:
+            failed.append(error.errno)
+
+    try:
+        os.kill(world.pids[-1], signal.SIGSTOP)
+        waiting = [
+            threading.Thread(target=act, args=(what,))
+            for what in (
+                lambda: os.preadv(fd, [mmap.mmap(-1, PAGE)], 0),
+                lambda: os.mkdir(world.directory / "made"),
+            )
+        ]
+        for thread in waiting:
+            thread.start()
+        until(lambda: all(waits(thread) for thread in waiting))
+        world.kill()
+        for thread in waiting:
+            thread.join(30)
+            assert not thread.is_alive()
+        assert set(failed) <= {errno.ECONNABORTED, errno.ENOTCONN, errno.EIO}
+        assert len(failed) == len(waiting)
+    finally:
+        world.destroy_daemon()
+        act(lambda: os.close(fd))
+    world.mount()
+    assert path.read_bytes() == b"x" * 64 * PAGE
+    assert not (world.directory / "made").exists()
+
+
+def waits(thread: threading.Thread) -> bool:
+    """Whether a thread waits in a system call other than futex(2), as for the GIL."""
+    call = Path(f"/proc/self/task/{thread.native_id}/syscall").read_text().split()[0]
+    return call not in ("running", "202", "98")
