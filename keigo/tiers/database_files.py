@@ -72,11 +72,6 @@ class DatabaseFiles:
         self._options_to_read: int | None = None
         self._new_log = False
 
-    @property
-    def empty(self) -> bool:
-        """Whether there is nothing to follow."""
-        return self._manifest is None and self._log is None and not self.changed
-
     def log_created(self, process: int | None) -> None:
         """A process begins an info log, as each does that opens a database."""
         self._new_log = True

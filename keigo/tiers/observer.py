@@ -102,9 +102,10 @@ class Observer:
         except Exception:
             log.exception(_FAULT, known.directory)
             known.broken = True
-        with self._wake:
-            if known.empty and known.directory not in self._dirty:
-                self._retire(known.directory)
+        with self.volume.lock:
+            gone = known.directory != ROOT and self.volume.catalog.parent(known.directory) is None
+        if gone:  # it was removed after we had heard of it
+            self.removed(known.directory)
 
     def _retire(self, directory: int) -> None:
         """Forget a database, but for what `facts` sums up. `_wake` is held."""
@@ -117,10 +118,9 @@ class Observer:
 
     def wrote(self, file: int) -> None:
         """A file of a telling role was written."""
-        with self.volume.lock:
-            record = self.volume.record(file)
-        for directory, _ in record.links[:1]:
-            if record.role is not Role.MANIFEST:
+        record = self.volume.catalog_file(file)
+        for directory, _ in record.links[:1] if record else ():
+            if record and record.role is not Role.MANIFEST:
                 known = self._database(directory)
                 with known.lock:
                     known.contents_changed(file)
@@ -128,9 +128,8 @@ class Observer:
 
     def truncated(self, file: int, size: int) -> None:
         """A file of a telling role ends at `size` now. The caller may hold `Inode.lock`, but not `Volume.lock`."""
-        with self.volume.lock:
-            record = self.volume.record(file)
-        for directory, _ in record.links[:1]:
+        record = self.volume.catalog_file(file)
+        for directory, _ in record.links[:1] if record else ():
             known = self._database(directory)
             with known.lock:
                 known.truncated(file, size)
@@ -182,7 +181,7 @@ class Observer:
             log.exception(_FAULT, known.directory)
             known.broken = True
             return Belief(job)
-        if known.truths or known.empty:
+        if known.truths:
             self._mark(directory)
         log.debug("%s by thread %d: %s", shown(name), tid, belief)
         return belief
