@@ -224,7 +224,7 @@ def test_links_migrate_together(pattern: str, world: World) -> None:
     """Asked for by either name, a file moves with both: one inode, one copy on the target, none elsewhere."""
     world.mount()
     path, copy = world.directory / "db", world.directory / "copy"
-    db_bench(path, "fillrandom")
+    db_bench(path, "fillrandom,compact")  # nothing is left to compact for ldb, whose work would part the two
     run("ldb", f"--db={path}", "checkpoint", f"--checkpoint_dir={copy}")
     pairs = [[f"copy/{name}", f"db/{name}"] for name in sorted(live_files(path) & live_files(copy))]
     assert pairs

@@ -6,6 +6,7 @@ import ctypes
 import errno
 import os
 import pickle
+import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -166,3 +167,25 @@ def unwritten_pages(path: Path) -> int:
 def pause() -> None:
     """Let the clock that file systems stamp with move on: it ticks every few milliseconds."""
     time.sleep(0.02)
+
+
+def until(condition: Callable[[], bool]) -> None:
+    """Wait for something that the kernel or the daemon does in its own time."""
+    deadline = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < deadline
+        os.sched_yield()
+
+
+def freeze(pid: int) -> None:
+    """Stop a process. Until the last of its threads has obeyed, a request may still be answered."""
+    os.kill(pid, signal.SIGSTOP)
+
+    def obeyed() -> bool:
+        try:
+            stats = [stat.read_text() for stat in Path(f"/proc/{pid}/task").glob("*/stat")]
+        except FileNotFoundError:  # a thread that ends instead
+            return False
+        return {stat.rpartition(")")[2].split()[0] for stat in stats} == {"T"}
+
+    until(obeyed)

@@ -19,6 +19,7 @@ import pytest
 
 from keigo.control import ask
 from tests.conftest import MIB, MakeWorld, World
+from tests.fs.support import freeze, until
 
 PAGE = 4096
 
@@ -32,14 +33,6 @@ def driver() -> str:
 def facts(world: World) -> dict[str, Any]:
     found: dict[str, Any] = ask(world.volume, "status")
     return found
-
-
-def until(condition: Callable[[], bool]) -> None:
-    """Wait for something that the kernel or the daemon does in its own time."""
-    deadline = time.monotonic() + 30
-    while not condition():
-        assert time.monotonic() < deadline
-        os.sched_yield()
 
 
 def test_writers_are_in_passthrough(mounted: World) -> None:
@@ -346,7 +339,7 @@ def test_requests_that_a_dead_daemon_leaves_fail_at_once_and_the_next_mount_is_w
             failed.append(error.errno)
 
     try:
-        os.kill(world.pids[-1], signal.SIGSTOP)
+        freeze(world.pids[-1])
         waiting = [
             threading.Thread(target=act, args=(what,))
             for what in (

@@ -22,7 +22,7 @@ import pytest
 
 from keigo.control import ask
 from tests.conftest import MIB, MakeWorld, World, write_config
-from tests.fs.support import Act, opened, raises
+from tests.fs.support import Act, freeze, opened, raises
 
 LEVELS = "{fast: [0, 1], mid: [wal], slow: [2]}"
 DIRECT = os.O_RDONLY | os.O_DIRECT
@@ -72,8 +72,8 @@ class Setup:
         """The device answers nothing while the block runs."""
         for path in (self.world.tiers["mid"], *self.world.tiers["mid"].rglob("*")):
             os.stat(path)  # from now on known to the kernel, as inodes in use on a local disk are
-        os.kill(self.device.pids[-1], signal.SIGSTOP)
         try:
+            freeze(self.device.pids[-1])
             yield
         finally:
             os.kill(self.device.pids[-1], signal.SIGCONT)
