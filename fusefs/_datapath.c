@@ -6,8 +6,9 @@
  *
  * Who holds what. slots[] maps a handle number to its descriptors. Python sets a slot before it answers the OPEN that
  * hands the number to the kernel, and clears it in RELEASE, which the kernel sends after the last request that uses the
- * number: so no worker sees a slot change under a request. A migration replaces the file behind a descriptor with dup2:
- * reads under way finish on the old file, later ones get the new. Counters are atomic and only ever grow.
+ * number: so no worker sees a slot change under a request, but for its tier. A migration replaces the file behind a
+ * descriptor with dup2, and then the slot's tier: reads under way finish on the old file, later ones get the new. Counters
+ * are atomic and only ever grow.
  *
  * How many workers there are. One that would be too many to wait for requests returns None and ends; one that leaves none
  * waiting writes to the `starved` eventfd, for Python to start another: requests that hang on one device must not hold up
@@ -38,6 +39,7 @@
 #define CLASSES 4 /* unknown, foreground, flush, compaction */
 #define CLASS_SLOTS 1024
 #define CLASS_SECONDS 5
+#define MAX_TIERS 64
 
 enum { FLUSHED = 1 };
 
@@ -45,11 +47,19 @@ struct slot {
     _Atomic int fd;     /* buffered, plus 1; 0: not ours to serve (memory starts as zeros) */
     _Atomic int direct; /* O_DIRECT, plus 1; 0: none */
     _Atomic uint32_t state;
+    _Atomic uint32_t tier;
     _Atomic uint64_t reads[CLASSES];
     _Atomic uint64_t bytes[CLASSES];
 };
 
+/* All reads of one tier's files. */
+struct tally {
+    _Atomic uint64_t reads, bytes, nanoseconds;
+    _Atomic int under_way;
+};
+
 static struct slot *slots;
+static struct tally tallies[MAX_TIERS];
 static _Atomic uint64_t classes[CLASS_SLOTS]; /* tid:32 class:8 until (seconds, low 24 bits):24 */
 static _Atomic int waiting; /* workers in read(2) on the device */
 static int starved = -1;    /* an eventfd */
@@ -163,6 +173,29 @@ static ssize_t read_slot(struct slot *slot, char *to, size_t size, uint64_t offs
     return read_fully(atomic_load_explicit(&slot->fd, memory_order_relaxed) - 1, to, size, (off_t)offset);
 }
 
+static uint64_t monotonic(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
+}
+
+/* read_slot, counted for the slot's tier. */
+static ssize_t read_counted(struct slot *slot, char *to, size_t size, uint64_t offset)
+{
+    struct tally *tally = &tallies[atomic_load_explicit(&slot->tier, memory_order_relaxed)];
+    atomic_fetch_add_explicit(&tally->under_way, 1, memory_order_relaxed);
+    uint64_t began = monotonic();
+    ssize_t got = read_slot(slot, to, size, offset);
+    int error = errno;
+    atomic_fetch_add_explicit(&tally->nanoseconds, monotonic() - began, memory_order_relaxed);
+    atomic_fetch_add_explicit(&tally->bytes, got > 0 ? (uint64_t)got : 0, memory_order_relaxed);
+    atomic_fetch_add_explicit(&tally->reads, 1, memory_order_relaxed);
+    atomic_fetch_sub_explicit(&tally->under_way, 1, memory_order_relaxed);
+    errno = error;
+    return got;
+}
+
 /* Serve a request here if it is one of ours; 0 if Python has to. */
 static int serve(int device, const struct fuse_in_header *head, size_t length, PyThreadState **saved)
 {
@@ -174,7 +207,7 @@ static int serve(int device, const struct fuse_in_header *head, size_t length, P
         const struct fuse_read_in *in = body;
         if (rest < sizeof *in || in->size > BUFFER_SIZE || !(slot = slot_of(in->fh)))
             return 0;
-        ssize_t got = read_slot(slot, mine.out, in->size, in->offset);
+        ssize_t got = read_counted(slot, mine.out, in->size, in->offset);
         if (got < 0) {
             answer(device, head->unique, errno, NULL, 0);
             return 1;
@@ -261,22 +294,45 @@ static struct slot *slot_argument(unsigned long long handle)
     return NULL;
 }
 
+static int tier_is_valid(unsigned int tier)
+{
+    if (tier < MAX_TIERS)
+        return 1;
+    PyErr_SetString(PyExc_IndexError, "no such tier");
+    return 0;
+}
+
 static PyObject *datapath_set(PyObject *module, PyObject *args)
 {
     unsigned long long handle;
     int fd, direct;
-    if (!PyArg_ParseTuple(args, "Kii", &handle, &fd, &direct))
+    unsigned int tier;
+    if (!PyArg_ParseTuple(args, "KiiI", &handle, &fd, &direct, &tier))
         return NULL;
     struct slot *slot = slot_argument(handle);
-    if (!slot)
+    if (!slot || !tier_is_valid(tier))
         return NULL;
     for (int kind = 0; kind < CLASSES; kind++) {
         atomic_store_explicit(&slot->reads[kind], 0, memory_order_relaxed);
         atomic_store_explicit(&slot->bytes[kind], 0, memory_order_relaxed);
     }
     atomic_store_explicit(&slot->state, 0, memory_order_relaxed);
+    atomic_store_explicit(&slot->tier, tier, memory_order_relaxed);
     atomic_store_explicit(&slot->direct, direct + 1, memory_order_relaxed);
     atomic_store_explicit(&slot->fd, fd + 1, memory_order_release);
+    Py_RETURN_NONE;
+}
+
+static PyObject *datapath_move(PyObject *module, PyObject *args)
+{
+    unsigned long long handle;
+    unsigned int tier;
+    if (!PyArg_ParseTuple(args, "KI", &handle, &tier))
+        return NULL;
+    struct slot *slot = slot_argument(handle);
+    if (!slot || !tier_is_valid(tier))
+        return NULL;
+    atomic_store_explicit(&slot->tier, tier, memory_order_relaxed);
     Py_RETURN_NONE;
 }
 
@@ -326,6 +382,17 @@ static PyObject *datapath_counts(PyObject *module, PyObject *args)
     return found;
 }
 
+static PyObject *datapath_tally(PyObject *module, PyObject *args)
+{
+    unsigned int tier;
+    if (!PyArg_ParseTuple(args, "I", &tier) || !tier_is_valid(tier))
+        return NULL;
+    struct tally *tally = &tallies[tier];
+    return Py_BuildValue("KKKi", (unsigned long long)atomic_load(&tally->reads),
+                         (unsigned long long)atomic_load(&tally->bytes),
+                         (unsigned long long)atomic_load(&tally->nanoseconds), atomic_load(&tally->under_way));
+}
+
 static PyObject *datapath_set_starved(PyObject *module, PyObject *args)
 {
     if (!PyArg_ParseTuple(args, "i", &starved))
@@ -355,9 +422,11 @@ static PyObject *datapath_set_classifier(PyObject *module, PyObject *function)
 static PyMethodDef methods[] = {
     {"next", datapath_next, METH_VARARGS, "Serve requests of a device until one is for Python; returns it, or None to end."},
     {"set", datapath_set, METH_VARARGS, "Let the data path serve a handle by these descriptors."},
+    {"move", datapath_move, METH_VARARGS, "Count a handle's reads for another tier from now on."},
     {"clear", datapath_clear, METH_VARARGS, "End what set began."},
     {"flushed", datapath_flushed, METH_VARARGS, "Whether a descriptor of the handle has been closed."},
     {"counts", datapath_counts, METH_VARARGS, "(reads, bytes) of a handle for each class of thread."},
+    {"tally", datapath_tally, METH_VARARGS, "(reads, bytes, nanoseconds, under way) of all handles of a tier so far."},
     {"set_starved", datapath_set_starved, METH_VARARGS, "Set the eventfd that tells that no worker waits for requests."},
     {"forget", datapath_forget, METH_VARARGS, "Forget the class of a thread."},
     {"set_classifier", datapath_set_classifier, METH_O, "Set the function that tells a thread's class by its tid."},

@@ -31,6 +31,7 @@ from fusefs.driver import CACHE_TIMEOUT, DriverError
 from fusefs.namespace import ROOT_ID, Attributes, Caller, Changes, Namespace
 from fusefs.thread_classes import CLASSES, ThreadClasses
 from keigo.lsm.roles import IMMUTABLE
+from keigo.tiers.traffic import Moved
 
 log = logging.getLogger(__name__)
 
@@ -196,6 +197,9 @@ class KernelDriver:
             _libc.umount2(os.fsencode(path), 0)
             os.close(self._device)
             raise
+        namespace.writes_are_timed = False
+        namespace.read_elsewhere = lambda tier: Moved(*_datapath.tally(tier))
+        namespace.rehomed = _rehome
 
     def _negotiate(self) -> None:
         """Answer INIT, the kernel's first request. Raises DriverError where the kernel has no passthrough."""
@@ -401,7 +405,8 @@ class KernelDriver:
         inode.handles[handle] = (bypass, writes)
         if handle < _datapath.MAX_HANDLES:
             direct = -1 if bypass else self._namespace.direct_of(handle)
-            _datapath.set(handle, file.fd, direct)
+            with self._namespace.volume.lock:  # a migration sets the tier under it, too
+                _datapath.set(handle, file.fd, direct, self._namespace.volume.open_files[node].tier.index)
         if bypass:
             assert inode.backing is not None  # noqa: S101
             inode.passthrough += 1
@@ -678,6 +683,11 @@ class KernelDriver:
 
     def _do_destroy(self, _request: Request) -> bytes:
         return b""
+
+
+def _rehome(handle: int, tier: int) -> None:
+    if handle < _datapath.MAX_HANDLES:
+        _datapath.move(handle, tier)
 
 
 def _add_counts(counts: list[tuple[int, int]], handle: int) -> list[tuple[int, int]]:

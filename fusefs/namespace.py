@@ -13,7 +13,7 @@ import errno
 import itertools
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -24,7 +24,8 @@ from keigo.tiers.directories import fail
 from keigo.tiers.fds import Fd, fallocate, magic_link, open_direct, set_times, start_write_back
 from keigo.tiers.observer import TELLING, Observer
 from keigo.tiers.rename import rename
-from keigo.tiers.volume import Volume
+from keigo.tiers.traffic import Moved, Traffic
+from keigo.tiers.volume import Volume, space_of
 
 NAME_MAX: Final = 255
 ROOT_ID: Final = ROOT
@@ -133,6 +134,13 @@ class Namespace:
         self._handles: dict[int, Handle] = {}
         self._by_node: dict[int, set[Handle]] = {}
         self._directories: dict[int, DirectoryHandle] = {}
+        self._told: dict[str, int] = {}
+        self.writes_are_timed = True
+        """Whether every write of a file comes through here, so that the time it takes is known."""
+        self.read_elsewhere: Callable[[int], Moved] = lambda _tier: Moved(0, 0, 0, 0)
+        """What a driver read itself of a tier, by the tier's index."""
+        self.rehomed: Callable[[int, int], None] = lambda _handle, _tier: None
+        """Tells a driver the new tier of a handle."""
         volume.reopen = self._reopen
 
     # --- nodes ---
@@ -398,6 +406,7 @@ class Namespace:
         if not handles:
             return
         directory, name = self.volume.locate(node)
+        home = self.volume.open_files[node].tier.index
         fresh = [
             Fd(os.open(name, h.flags & os.O_ACCMODE | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory.fd))
             for h in handles
@@ -409,6 +418,7 @@ class Namespace:
             os.dup2(file.fd, handle.file.fd, inheritable=False)
             if handle.direct is not None and other is not None:
                 os.dup2(other.fd, handle.direct.fd, inheritable=False)
+            self.rehomed(handle.number, home)
 
     def may_bypass(self, node: int) -> bool:
         """Whether the kernel may write a file without us.
@@ -442,26 +452,41 @@ class Namespace:
 
     def read(self, handle: int, offset: int, size: int) -> bytes:
         """Read up to `size` bytes; fewer only at the end of the file."""
-        file = self._handles[handle].file
-        data = os.pread(file.fd, size, offset)
-        while data and len(data) < size and (more := os.pread(file.fd, size - len(data), offset + len(data))):
-            data += more
+        opened = self._handles[handle]
+        flow = self._traffic_of(opened).reads
+        data = b""
+        began = flow.begin()
+        try:
+            data = os.pread(opened.file.fd, size, offset)
+            while data and len(data) < size:
+                more = os.pread(opened.file.fd, size - len(data), offset + len(data))
+                if not more:
+                    break
+                data += more
+        finally:
+            flow.end(began, len(data))
         return data
 
     def read_nowait(self, handle: int, offset: int, size: int) -> bytes | None:
         """Like `read`, but None where it would have to wait for a device."""
-        file = self._handles[handle].file
+        opened = self._handles[handle]
         buffer = bytearray(size)
+        flow = self._traffic_of(opened).reads
+        moved = 0
+        began = flow.begin()
         try:
-            done = os.preadv(file.fd, [buffer], offset, os.RWF_NOWAIT)
+            done = os.preadv(opened.file.fd, [buffer], offset, os.RWF_NOWAIT)
+            # Short: the end of the file, or the end of what is in memory.
+            if done < size and offset + done < os.fstat(opened.file.fd).st_size:
+                return None
+            moved = done
         except OSError as error:
             if error.errno in (errno.EAGAIN, errno.EOPNOTSUPP):
                 return None
             raise
-        if done == size:
-            return bytes(buffer)
-        # Short: the end of the file, or the end of what is in memory.
-        return bytes(buffer[:done]) if offset + done >= os.fstat(file.fd).st_size else None
+        finally:
+            flow.end(began, moved)
+        return bytes(buffer if done == size else buffer[:done])
 
     def write(self, handle: int, offset: int, data: bytes | memoryview) -> int:
         """Write; returns how many bytes. ENOSPC when the volume or the device is full."""
@@ -470,13 +495,17 @@ class Namespace:
         self.volume.grow(opened.node, offset, offset + len(data))
         view = memoryview(data)
         done = 0
-        while done < len(data):
-            try:
+        flow = self._traffic_of(opened).writes
+        began = flow.begin()
+        try:
+            while done < len(data):
                 done += os.pwrite(file.fd, view[done:], offset + done)
-            except OSError:
-                if done == 0:
-                    raise
-                break  # what was written counts; the error comes again with the rest
+        except OSError:
+            if done == 0:
+                raise
+            # What was written counts; the error comes again with the rest.
+        finally:
+            flow.end(began, done)
         if opened.role in _FOLLOWED:
             self.observer.wrote(opened.node)
         return done
@@ -510,7 +539,10 @@ class Namespace:
         opened, into = self._handles[source], self._handles[target]
         self.volume.grow(into.node, target_offset, target_offset + length)
         try:
-            return os.copy_file_range(opened.file.fd, into.file.fd, length, offset, target_offset)
+            done = os.copy_file_range(opened.file.fd, into.file.fd, length, offset, target_offset)
+            self._traffic_of(opened).reads.add(done, 1)
+            self._traffic_of(into).writes.add(done, 1)
+            return done
         finally:
             self.volume.resized(into.node, os.fstat(into.file.fd))
             if into.role in _FOLLOWED:
@@ -599,6 +631,39 @@ class Namespace:
                     grown.append(writer.file)
         for file in grown:
             start_write_back(file.fd)
+
+    def _traffic_of(self, opened: Handle) -> Traffic:
+        """The counts of the tier that holds an open file."""
+        return self.volume.open_files[opened.node].tier.traffic
+
+    def traffic(self, tiers: Sequence[str]) -> list[tuple[Moved, Moved]]:
+        """What came to each of these tiers through the mount, and by migration: (reads, writes).
+
+        With the kernel driver: no reads of passthrough files; of their writes what they grew by, and no times.
+        """
+        found = []
+        with self.volume.lock:
+            growing = self._growing()
+            for name in tiers:
+                tier = self.volume.by_name[name]
+                reads = tier.traffic.reads.moved() + self.read_elsewhere(tier.index)
+                writes = tier.traffic.writes.moved()
+                # A file that is being closed, or was cut, is in neither sum for a moment: no count may go back.
+                told = self._told[name] = max(self._told.get(name, 0), writes.bytes + growing.get(name, 0))
+                took = writes.nanoseconds if self.writes_are_timed else None
+                found.append((reads, replace(writes, bytes=told, nanoseconds=took)))
+        return found
+
+    def _growing(self) -> dict[str, int]:
+        """Tier -> bytes that the kernel wrote past us and that are not charged yet. The lock is held."""
+        found: dict[str, int] = {}
+        for node in self.volume.bypassed:
+            handle = next(iter(self._by_node.get(node, ())), None)
+            if handle is not None:
+                known = self.volume.open_files[node]
+                more = max(0, space_of(os.fstat(handle.file.fd)) - known.space)
+                found[known.tier.name] = found.get(known.tier.name, 0) + more
+        return found
 
     def close(self) -> None:
         """Release what the kernel did not: after an abort no release comes."""

@@ -5,17 +5,15 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Callable
-from functools import wraps
 from pathlib import Path
-from typing import Any, ParamSpec, TypeVar
+from typing import Any
 
 import click
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
-from keigo import __version__, discover, mounts
-from keigo.config import Config, load
+from keigo import __version__, cli_devices, discover, mounts
+from keigo.cli_common import config_option, console, directory_argument, errors, json_option, load_config, plain_errors
+from keigo.config import Config
 from keigo.control import ControlError, ask, is_served, request, volume_of
 from keigo.errors import KeigoError
 from keigo.observe import tables
@@ -24,42 +22,15 @@ from keigo.observe.lsm_table import trees_table
 # What serves or opens a volume (FUSE, LMDB, trio) is imported by the commands that do: it would triple the time of
 # a `keigo status`.
 
-P = ParamSpec("P")
-R = TypeVar("R")
-
-# Tables keep their columns in a pipe or a log, where rich would assume 80 characters and fold names.
-console = Console(width=None if sys.stdout.isatty() else 160, highlight=False)
-errors = Console(stderr=True, highlight=False)
-
-directory_argument = click.argument("directory", metavar="DIR", type=click.Path(path_type=Path))
-config_option = click.option(
-    "-d", "--devices", required=True, type=click.Path(path_type=Path), help="The devices.yaml of the volume."
-)
-json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
-
-
-def plain_errors(command: Callable[P, R]) -> Callable[P, R]:
-    """Turn what users can cause into one line and exit status 1."""
-
-    @wraps(command)
-    def wrapped(*args: P.args, **kwargs: P.kwargs) -> R:
-        try:
-            return command(*args, **kwargs)
-        except KeigoError as error:
-            raise click.ClickException(str(error)) from None
-
-    return wrapped
-
-
-def load_config(path: Path) -> Config:
-    """Load devices.yaml, made absolute: the daemon has another working directory."""
-    return load(Path(os.path.abspath(path)))
-
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="keigo")
 def main() -> None:
     """Tiered storage under an unmodified RocksDB, LevelDB or Speedb data directory."""
+
+
+main.add_command(cli_devices.profile)
+main.add_command(cli_devices.advise)
 
 
 @main.command()

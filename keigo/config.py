@@ -25,6 +25,7 @@ from keigo.units import format_size, parse_rate, parse_size
 POLICIES: Final = ("levels",)
 _NAME: Final = re.compile(r"[A-Za-z0-9._-]{1,64}", re.ASCII)
 _DEEPEST: Final = 6  # RocksDB's and LevelDB's default number of levels is 7
+_MOST_TIERS: Final = 64  # the data path counts for so many
 _LIMIT: Final = 1 << 20  # bytes; a devices.yaml is a page
 T = TypeVar("T")
 
@@ -251,6 +252,8 @@ def _tiers(reader: _Reader, top: CommentedMap) -> tuple[TierConfig, ...]:
         raise reader.error(
             line_of(top, "tiers"), "tiers", f"must be a list of tiers, fast to slow, not {_shown(found)}"
         )
+    if len(found) > _MOST_TIERS:
+        raise reader.error(line_of(top, "tiers"), "tiers", f"has {len(found)} tiers, more than {_MOST_TIERS}")
     tiers: list[TierConfig] = []
     for number, item in enumerate(found):
         tier = _tier(reader, item, line_of(found, number), number)

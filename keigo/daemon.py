@@ -91,7 +91,7 @@ def serve(
             os.close(ready_fd)
 
     def mounted(findings: list[Finding]) -> None:
-        notes = [_note(finding) for finding in findings]
+        notes = [*service.known.notes, *(_note(finding) for finding in findings)]
         if ready_fd is None:
             for note in notes:
                 sys.stderr.write(f"{note}\n")

@@ -1,8 +1,8 @@
 """The daemon of one mount: wires volume, namespace, driver, mover and control socket together.
 
 The main thread serves the driver. Others: the mover, the control server with a thread per request, the flusher
-(commits the catalog), a drainer while a drain runs. The end is always the same, whoever unmounted: the driver
-returns, then mover and flusher stop, then the volume closes.
+(commits the catalog), the sampler of the tiers' load, a drainer while a drain runs. The end is always the same, whoever
+unmounted: the driver returns, then mover, flusher and sampler stop, then the volume closes.
 """
 
 from __future__ import annotations
@@ -12,8 +12,10 @@ import fnmatch
 import logging
 import os
 import threading
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
@@ -25,6 +27,8 @@ from fusefs.namespace import Namespace
 from keigo import failpoints, mounts
 from keigo.config import Config, check
 from keigo.control import ControlError, ControlServer, Progress, is_served
+from keigo.devices.load import Counts, Load, LoadMonitor
+from keigo.devices.staleness import Known, examine
 from keigo.drain import Drainer
 from keigo.errors import KeigoError
 from keigo.lsm.roles import IMMUTABLE, Role
@@ -39,11 +43,13 @@ from keigo.tiers.mover import Mover, Request, elsewhere
 from keigo.tiers.opening import dissolve, open_volume
 from keigo.tiers.scan import Finding
 from keigo.tiers.tier import STATE, TierError
+from keigo.tiers.traffic import Moved
 from keigo.tiers.volume import Volume
 
 log = logging.getLogger(__name__)
 
 _FLUSH_EVERY: Final = 1.0  # seconds; what a crash of the daemon may cost the catalog in levels, never in files
+_SAMPLE_EVERY: Final = 1.0  # seconds; enough to show a load
 _MOUNTED: Final = b"mounted.json"
 
 
@@ -173,12 +179,14 @@ class Service:
         self._left: list[str] = []
         self._drainer: Drainer | None = None
         self._closing = threading.Lock()
+        self._sampling = threading.Lock()  # taken before any lock of the namespace
 
     def run(self, ready: Callable[[list[Finding]], None]) -> None:
         """Mount, call `ready`, serve until unmounted, close. Raises MountError with nothing mounted or locked."""
         self.directory = prepare(self.directory)
         check(self.config, self.directory)
         refuse_detached(self.config, self.directory)
+        self.known = self._known_devices()
         policy = make_policy(self.config, self._policy_name)
         try:
             self.control = ControlServer(self.config.volume, self._operations())
@@ -193,6 +201,14 @@ class Service:
         self.driver.serve(lambda: self._started(ready), self._asked_to_stop)
         self._close()
 
+    def _known_devices(self) -> Known:
+        """What the profile beside devices.yaml says; looked at before the mount hides the tier in place."""
+        places = {tier.name: tier.path or self.directory for tier in self.config.tiers}
+        known = examine(self.config.source, places, os.uname().release, datetime.now(UTC))
+        for note in known.notes:
+            log.warning("%s", note)
+        return known
+
     def _open(self, policy: Policy) -> None:
         try:
             self.volume, self.findings = open_volume(self.config, self.directory, policy)
@@ -205,6 +221,9 @@ class Service:
             self.mover = Mover(self.volume, self.config.copy_limit)
             self._mount()
             self._note_mount()
+            devices = [(tier.name, os.fstat(tier.root.fd).st_dev) for tier in self.volume.tiers]
+            self.load = LoadMonitor(devices, self._counted)
+            self.load.sample(time.monotonic())
         except (DriverError, OSError) as error:
             self.volume.close()
             raise MountError(str(error)) from error
@@ -241,6 +260,8 @@ class Service:
         self.namespace.observer.start()
         self._flusher = threading.Thread(target=self._flush_often, name="keigo-flusher", daemon=True)
         self._flusher.start()
+        self._sampler = threading.Thread(target=self._sample_often, name="keigo-load", daemon=True)
+        self._sampler.start()
         self.control.start()
         ready(self.findings)
 
@@ -255,6 +276,20 @@ class Service:
                 if not failed:
                     log.warning("the catalog cannot be written: %s", error)
                 failed = True
+
+    def _sample_often(self) -> None:
+        while not self._end_flusher.wait(_SAMPLE_EVERY):
+            with self._sampling:
+                self.load.sample(time.monotonic())
+
+    def _counted(self, tiers: Sequence[str]) -> list[tuple[Counts, Counts]]:
+        return [(_counts(reads), _counts(writes)) for reads, writes in self.namespace.traffic(tiers)]
+
+    def _loads(self) -> tuple[Load, ...]:
+        """The load of each tier, now."""
+        with self._sampling:
+            self.load.sample(time.monotonic())
+        return self.load.loads()
 
     def _asked_to_stop(self) -> None:
         """SIGTERM or SIGINT: unmount, if nobody uses the files; else go on serving, for they are somebody's."""
@@ -282,6 +317,7 @@ class Service:
         self.namespace.observer.stop()
         self._end_flusher.set()
         self._flusher.join()
+        self._sampler.join()
         self.namespace.close()
         try:
             os.unlink(_MOUNTED, dir_fd=self.volume.primary.state.fd)
@@ -295,6 +331,7 @@ class Service:
         self.control.stop()
         self._ended.set()
         self.control.join()
+        self.load.close()
 
     # --- requests ---
 
@@ -313,7 +350,7 @@ class Service:
     def _status(self, _request: Mapping[str, Any], _progress: Progress) -> Any:  # noqa: ANN401
         self.namespace.measure_writers()
         self.namespace.observer.settle()
-        status = status_of(self.volume)
+        status = status_of(self.volume, self._loads())
         return {
             "pid": os.getpid(),
             "volume": self.config.volume,
@@ -323,6 +360,7 @@ class Service:
             "driver_reason": self.driver_reason,
             "driver_facts": self.driver.facts(),
             "context": self.namespace.observer.facts(),
+            "profile": self.known.facts(),
             **status,
             "migrations": asdict(self.mover.progress),
         }
@@ -418,6 +456,11 @@ class Service:
                 if path is not None and not record.special:
                     found.append((file, path, record.role))
             return found
+
+
+def _counts(moved: Moved) -> Counts:
+    took = None if moved.nanoseconds is None else moved.nanoseconds // 1_000_000
+    return Counts(moved.requests, moved.bytes, took, moved.under_way)
 
 
 def _text(request: Mapping[str, Any], key: str) -> str:

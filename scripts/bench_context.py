@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+from ending import end_by_sigterm, run_to_end
 from rich.console import Console
 from rich.table import Table
 
@@ -82,10 +83,7 @@ class Result:
 
 
 def keigo(*args: str | Path) -> str:
-    done = subprocess.run([sys.executable, "-m", "keigo", *map(str, args)], capture_output=True, text=True)
-    if done.returncode != 0:
-        raise SystemExit(done.stderr)
-    return done.stdout
+    return run_to_end(sys.executable, "-m", "keigo", *args)
 
 
 def on_a_volume(load: str, where: Path, driver: str, run: Callable[[Path], Placed]) -> Result:
@@ -100,15 +98,16 @@ def on_a_volume(load: str, where: Path, driver: str, run: Callable[[Path], Place
             f"volume: bench-{os.getpid()}\n"
             f"tiers:\n  - {{name: fast, path: {base}/fast}}\n  - {{name: slow, in_place: true}}\n"
         )
-        keigo("mount", directory, "-d", config, "--driver", driver, "--log-file", base / "log")
         try:
+            keigo("mount", directory, "-d", config, "--driver", driver, "--log-file", base / "log")
             before = resource.getrusage(resource.RUSAGE_CHILDREN)
             truth = run(directory / "store")
             after = resource.getrusage(resource.RUSAGE_CHILDREN)
             context = json.loads(keigo("status", directory, "--json"))["context"]
             rows = json.loads(keigo("ls", directory, "--json"))
         finally:
-            keigo("umount", directory)
+            if os.path.ismount(directory):
+                keigo("umount", directory)
     finally:
         shutil.rmtree(base)
     known = {
@@ -197,6 +196,7 @@ def main(
     to_fill: tuple[str, str, str, str, str] | None,
 ) -> None:
     """How often the level believed at create is right."""
+    end_by_sigterm()
     if to_fill:
         engine, load, count, seeded, path = to_fill
         fill(engine, load, int(count), int(seeded), path)

@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import click
+from ending import end_by_sigterm, run_to_end
 from rich.console import Console
 from rich.table import Table
 
@@ -40,10 +41,7 @@ class Setup:
 
 
 def keigo(*args: str | Path) -> str:
-    done = subprocess.run([sys.executable, "-m", "keigo", *map(str, args)], capture_output=True, text=True)
-    if done.returncode != 0:
-        raise SystemExit(done.stderr)
-    return done.stdout
+    return run_to_end(sys.executable, "-m", "keigo", *args)
 
 
 @contextmanager
@@ -63,22 +61,24 @@ def mounted(name: str, base: Path) -> Iterator[Setup]:
             f"tiers:\n  - {{name: fast, path: {home}/fast}}\n  - {{name: slow, in_place: true}}\n"
         )
         driver = name.removeprefix("keigo-")
-        keigo("mount", directory, "-d", config, "--driver", driver, "--log-file", home / "log")
         try:
+            keigo("mount", directory, "-d", config, "--driver", driver, "--log-file", home / "log")
             yield Setup(name, directory, json.loads(keigo("status", directory, "--json"))["pid"])
         finally:
-            keigo("umount", directory)
+            if os.path.ismount(directory):
+                keigo("umount", directory)
         return
     (home / "branch").mkdir()
     command = {
         "mergerfs": ["mergerfs", "-o", "allow_other,cache.files=auto-full", str(home / "branch"), str(directory)],
         "unionfs": ["unionfs", "-o", "allow_other", f"{home / 'branch'}=RW", str(directory)],
     }[name]
-    subprocess.run(command, check=True, capture_output=True)
     try:
+        run_to_end(*command)
         yield Setup(name, directory)
     finally:
-        subprocess.run(["umount", directory], check=True)
+        if os.path.ismount(directory):
+            run_to_end("umount", directory)
 
 
 def db_bench(setup: Setup, benchmark: str, num: int, threads: int = 1, *, fresh: bool = False, **options: int) -> float:
@@ -267,6 +267,7 @@ def churn(where: Path, count: int) -> list[int]:
 @click.option("--json", "json_file", type=click.Path(path_type=Path), help="Write all figures here.")
 def main(num: int, repeats: int, quick: bool, setups: str, where: Path, json_file: Path | None) -> None:
     """Compare drivers and file systems."""
+    end_by_sigterm()
     if quick:
         num, repeats = num // 10, 3
     names = setups.split(",")

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
+from keigo.devices.load import Load
 from keigo.lsm.roles import IMMUTABLE
 from keigo.tiers.volume import Volume
 
 
-def status_of(volume: Volume) -> dict[str, Any]:
-    """Policy, tiers, pins and state of a volume."""
+def status_of(volume: Volume, loads: Sequence[Load]) -> dict[str, Any]:
+    """Policy, tiers with their loads, pins and state of a volume."""
     with volume.lock:
         return {
             "policy": volume.policy.name,
@@ -29,8 +31,9 @@ def status_of(volume: Volume) -> dict[str, Any]:
                     "used": tier.used,
                     "room": tier.room(),
                     "files": tier.files,
+                    "load": asdict(load),
                 }
-                for tier in volume.tiers
+                for tier, load in zip(volume.tiers, loads, strict=True)
             ],
             "pins": volume.pins.all(),
             "cache": {},

@@ -20,6 +20,14 @@ def _bar(used: int, capacity: int, width: int = 20) -> Text:
     return Text("█" * filled, style=colour) + Text("░" * (width - filled), style="dim") + Text(f" {share:4.0%}")
 
 
+def _rate(load: Mapping[str, Any], direction: str) -> str:
+    """Bytes per second and mean number of requests under way, as far as they are known."""
+    bandwidth, k = load[f"{direction}_bandwidth"], load[f"{direction}_k"]
+    if bandwidth is None:
+        return "?"
+    return f"{format_size(round(bandwidth))}/s" + ("" if k is None else f" k={k:.1f}")
+
+
 def status_table(status: Mapping[str, Any]) -> RenderableType:
     """A volume's state: a head line, a row per tier, and what the mover does."""
     head = Text.assemble(
@@ -35,6 +43,8 @@ def status_table(status: Mapping[str, Any]) -> RenderableType:
         table.add_column(name, justify=justify)  # type: ignore[arg-type]
     table.add_column("capacity", justify="right")
     table.add_column("")
+    table.add_column("reads", justify="right")
+    table.add_column("writes", justify="right")
     for tier in status["tiers"]:
         place = f"{tier['path']} (in place)" if tier["in_place"] else tier["path"]
         table.add_row(
@@ -44,6 +54,8 @@ def status_table(status: Mapping[str, Any]) -> RenderableType:
             format_size(tier["used"]),
             format_size(tier["capacity"]),
             _bar(tier["used"], tier["capacity"]),
+            _rate(tier["load"], "read"),
+            _rate(tier["load"], "write"),
         )
     moves = status["migrations"]
     line = f"migrations: {moves['done']} done ({format_size(moves['bytes'])}), {moves['waiting']} waiting"

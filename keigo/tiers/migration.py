@@ -86,7 +86,7 @@ def migrate(
     landed = False
     copy_name = b"%d" % file
     try:
-        copy = _copy(source, before, target, copy_name, pace, stop, copied)
+        copy = _copy(source, before, volume.tier_of(record), target, copy_name, pace, stop, copied)
         failpoints.hit("migrate.verified")
         with volume.lock:
             if stop.is_set():
@@ -142,6 +142,7 @@ def _check_links(record: FileRecord, status: os.stat_result) -> None:
 def _copy(
     source: Fd,
     status: os.stat_result,
+    home: Tier,
     target: Tier,
     name: bytes,
     pace: Pace,
@@ -163,8 +164,10 @@ def _copy(
         if stop.is_set() or not chunk:
             raise CancelledError
         digest.update(chunk)
+        home.traffic.reads.add(len(chunk))
         if not sparse or chunk.count(0) < len(chunk):
             _write_all(new, chunk, offset)
+            target.traffic.writes.add(len(chunk))
         offset += len(chunk)
         copied(len(chunk))
         failpoints.hit("migrate.copying")
@@ -175,6 +178,7 @@ def _copy(
     # Clean pages dropped, so that reading back asks the device.
     os.posix_fadvise(new.fd, 0, 0, os.POSIX_FADV_DONTNEED)
     back = checksum(new, stop)
+    target.traffic.reads.add(status.st_size)
     made = os.fstat(new.fd)
     if made.st_size != status.st_size or back != digest.intdigest():
         raise DamagedError(f"the copy on tier {target.name} differs from what was written")

@@ -20,6 +20,7 @@ import msgspec
 from keigo.config import TierConfig
 from keigo.errors import KeigoError
 from keigo.tiers.fds import O_DIR, Fd, lstat_or_none, open_dir, read_file, write_durably
+from keigo.tiers.traffic import Traffic
 
 STATE: Final = b".keigo"
 INCOMING: Final = b"incoming"
@@ -63,6 +64,7 @@ class Tier:
         self.used = 0
         self.files = 0
         self.promised = 0
+        self.traffic = Traffic()
         self._state: Fd | None = None
         self._incoming: Fd | None = None
         self._lock: Fd | None = None

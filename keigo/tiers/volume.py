@@ -86,6 +86,8 @@ class Volume:
         self.open_files: dict[int, OpenFile] = {}
         self.orphans: dict[int, FileRecord] = {}
         """Files without a name that are still open."""
+        self.bypassed: set[int] = set()
+        """Files that the kernel writes past us, until their last writer has closed them."""
         self.guarded: set[int] = set()
         self.draining = False
         self.reopen: Callable[[int], None] = lambda _file: None
@@ -369,7 +371,10 @@ class Volume:
     def pin_open(self, file: int, count: int) -> None:
         """Count handles through which the kernel reaches an open file past us (negative: no longer)."""
         with self.lock:
-            self.open_files[file].pinned += count
+            known = self.open_files[file]
+            known.pinned += count
+            if count > 0 and known.writers:
+                self.bypassed.add(file)
 
     def close_file(self, file: int, fd: Fd, *, write: bool) -> None:
         """End what `open_file`, `create` or `opened` began; `fd` is still open on the file."""
@@ -393,6 +398,8 @@ class Volume:
         record = self.record(file)
         tier = self.tier_of(record)
         space = space_of(status)
+        self._written(file, known, space)
+        self.bypassed.discard(file)
         tier.charge(space - known.space)
         tier.promise(-known.promised)
         known.size, known.space, known.promised = status.st_size, space, 0
@@ -432,6 +439,7 @@ class Volume:
         with self.lock:
             known = self.open_files[file]
             space = space_of(status)
+            self._written(file, known, space)
             more = space - known.space
             covered = max(0, min(known.promised, more))
             known.promised -= covered
@@ -439,6 +447,11 @@ class Volume:
             known.tier.promise(-covered)
             known.tier.charge(more)
             return more
+
+    def _written(self, file: int, known: OpenFile, space: int) -> None:
+        """Count what the kernel wrote past us, as far as the file grew by it. The lock is held."""
+        if file in self.bypassed and space > known.space:
+            known.tier.traffic.writes.add(space - known.space)
 
     def resized(self, file: int, status: os.stat_result) -> None:
         """Note a file's size and space after a truncation or an allocation."""
@@ -448,6 +461,7 @@ class Volume:
             space = space_of(status)
             self.tier_of(record).charge(space - (record.space if known is None else known.space))
             if known is not None:
+                self._written(file, known, space)
                 known.size, known.space = status.st_size, space
             record.size, record.space, record.checksum = status.st_size, space, None
             record.mtime_ns = status.st_mtime_ns

@@ -94,6 +94,7 @@ MISTAKES = [
     ("volume: v\ntiers:\n- {path: /x}\n", 3, "name: is missing"),
     ("volume: v\ntiers:\n- {name: a}\n", 3, "needs a path"),
     ("volume: v\ntiers:\n- just text\n", 3, "must be a mapping"),
+    ("volume: v\ntiers:\n" + "- {name: a, path: /x}\n" * 65, 2, "has 65 tiers, more than 64"),
     ("volume: v\ntiers:\n- {name: a, path: /x, in_place: true}\n", 3, "has a path and in_place"),
     ("volume: v\ntiers:\n- {name: a, in_place: 1}\n", 3, "must be true or false"),
     ("volume: v\ntiers:\n- {name: a, path: /x}\n- {name: a, in_place: true}\n", 4, "name of two tiers"),

@@ -1,0 +1,47 @@
+"""What all commands share: options, consoles, and how an error ends."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from functools import wraps
+from pathlib import Path
+from typing import ParamSpec, TypeVar
+
+import click
+from rich.console import Console
+
+from keigo.config import Config, load
+from keigo.errors import KeigoError
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+# Tables keep their columns in a pipe or a log, where rich would assume 80 characters and fold names.
+console = Console(width=None if sys.stdout.isatty() else 160, highlight=False)
+errors = Console(stderr=True, highlight=False)
+
+directory_argument = click.argument("directory", metavar="DIR", type=click.Path(path_type=Path))
+config_option = click.option(
+    "-d", "--devices", required=True, type=click.Path(path_type=Path), help="The devices.yaml of the volume."
+)
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
+
+
+def plain_errors(command: Callable[P, R]) -> Callable[P, R]:
+    """Turn what users can cause into one line and exit status 1."""
+
+    @wraps(command)
+    def wrapped(*args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return command(*args, **kwargs)
+        except KeigoError as error:
+            raise click.ClickException(str(error)) from None
+
+    return wrapped
+
+
+def load_config(path: Path) -> Config:
+    """Load devices.yaml, made absolute: the daemon has another working directory."""
+    return load(Path(os.path.abspath(path)))
