@@ -262,8 +262,15 @@ class Namespace:
             directory, name = self.volume.locate(node)
             how = os.O_WRONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
             file = Fd(os.open(name, how, dir_fd=directory.fd))
+        self._count_writes(node, file)
         os.ftruncate(file.fd, size)
         self.volume.resized(node, os.fstat(file.fd))
+
+    def _count_writes(self, node: int, file: Fd) -> None:
+        """Before a file's size changes otherwise than by writes: count those that the kernel has done past us."""
+        with self.volume.lock:
+            if node in self.volume.bypassed:
+                self.volume.measure(node, os.fstat(file.fd))
 
     def readlink(self, node: int) -> bytes:
         """Target of a symbolic link."""
@@ -525,6 +532,7 @@ class Namespace:
     def fallocate(self, handle: int, mode: int, offset: int, length: int) -> None:
         """Allocate, or with mode flags punch, zero or keep the size, as fallocate(2)."""
         opened = self._handles[handle]
+        self._count_writes(opened.node, opened.file)
         fallocate(opened.file.fd, mode, offset, length)
         self.volume.resized(opened.node, os.fstat(opened.file.fd))
 

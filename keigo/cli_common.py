@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 from collections.abc import Callable
@@ -27,6 +28,17 @@ config_option = click.option(
     "-d", "--devices", required=True, type=click.Path(path_type=Path), help="The devices.yaml of the volume."
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
+
+
+class Number(click.FloatRange):
+    """A real number in a range; click lets nan pass, which is in none."""
+
+    def convert(self, value: float, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """The number."""
+        found = float(super().convert(value, param, ctx))
+        if math.isnan(found):
+            self.fail(f"{value} is not a number", param, ctx)
+        return found
 
 
 def plain_errors(command: Callable[P, R]) -> Callable[P, R]:

@@ -20,7 +20,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from keigo import mounts
-from keigo.cli_common import config_option, console, errors, json_option, load_config, plain_errors
+from keigo.cli_common import Number, config_option, console, errors, json_option, load_config, plain_errors
 from keigo.config import Config, TierConfig
 from keigo.control import is_served
 from keigo.errors import KeigoError
@@ -51,7 +51,7 @@ class _Place:
 @config_option
 @click.option("--quick", is_flag=True, help="Some 15 seconds a tier instead of minutes.")
 @click.option("--size", help="Most bytes that a tier's file may take, such as 1GiB.")
-@click.option("--runtime", type=click.FloatRange(min=0.05, max=600), metavar="SECONDS", help="Time of each cell.")
+@click.option("--runtime", type=Number(min=0.05, max=600), metavar="SECONDS", help="Time of each cell.")
 @click.option("--tier", "names", multiple=True, metavar="NAME", help="Only this tier; may be repeated.")
 @click.option("--show", is_flag=True, help="Measure nothing; show tables and plots of the profile that there is.")
 @json_option
@@ -156,7 +156,6 @@ def _measure_all(
     if is_served(config.volume):
         text = f"note: volume {config.volume} is mounted: its own I/O slows what is measured, and is slowed by it"
         _say(text)
-    earlier = _earlier(path)
     kernel = os.uname().release
     tiers = []
     for place, told in _followed(places, sweep):
@@ -169,7 +168,7 @@ def _measure_all(
             TierProfile(place.tier.name, place.device, found.direct, found.memory, found.file_bytes, found.cells, model)
         )
     now = datetime.now(UTC).isoformat(timespec="seconds")
-    merged = _merged(config, tiers, earlier)
+    merged = _merged(config, tiers, _earlier(path))  # read now: another profile may have ended meanwhile
     save_profile(path, Profile(FORMAT, now, kernel, fio_version, quick, merged))
     return tiers
 
@@ -181,7 +180,7 @@ def _earlier(path: Path) -> Profile | None:
     try:
         return load_profile(path)
     except ProfileError as error:
-        _say(f"note: {error}; it will be replaced")
+        _say(f"note: {error}; it is replaced")
         return None
 
 
@@ -203,12 +202,14 @@ def _places(config: Config, directory: Path | None, names: Sequence[str]) -> lis
         if path is None:
             continue
         where = f"{config.source}:{tier.line}: tiers: {tier.name}: path: {path}"
-        if not path.is_dir():
-            raise KeigoError(f"{where}: no such directory")
         try:
             device = device_of(path)
+        except (FileNotFoundError, NotADirectoryError):
+            raise KeigoError(f"{where}: no such directory") from None
         except OSError as error:
             raise KeigoError(f"{where}: {error.strerror}") from error
+        if device.filesystem == mounts.FSTYPE:
+            raise KeigoError(f"{where}: is inside a mounted volume ({device.disk}), which is no device")
         places.append(_Place(tier, path, device, tier.reserve_bytes(tier.capacity or device.size_bytes)))
     if not places:
         raise KeigoError(f"{config.source}: no tier is left that can be measured now")
@@ -230,8 +231,6 @@ def _in_place(config: Config, tier: TierConfig, directory: Path | None) -> Path 
 
 def _merged(config: Config, measured: Sequence[TierProfile], earlier: Profile | None) -> tuple[TierProfile, ...]:
     """All tiers in their order: those measured now, and what an earlier profile has of the others' devices."""
-    from keigo.devices.identity import device_of, same_device
-
     now = {tier.tier: tier for tier in measured}
     merged = []
     for tier in config.tiers:
@@ -240,11 +239,20 @@ def _merged(config: Config, measured: Sequence[TierProfile], earlier: Profile | 
             merged.append(now[tier.name])
         elif earlier is not None and old is not None:
             # Which device a tier in place is on is known when it is mounted, and looked at then.
-            if tier.path is not None and not (tier.path.is_dir() and same_device(old.device, device_of(tier.path))):
+            if tier.path is not None and not _still_on(tier.path, old.device):
                 continue
             dated = {"created": old.created or earlier.created, "kernel": old.kernel or earlier.kernel}
             merged.append(msgspec.structs.replace(old, **dated))
     return tuple(merged)
+
+
+def _still_on(path: Path, device: DeviceId) -> bool:
+    from keigo.devices.identity import device_of, same_device
+
+    try:
+        return same_device(device, device_of(path))
+    except OSError:  # the profile that was just measured must not be lost over a tier that was not
+        return False
 
 
 def _followed(places: Sequence[_Place], sweep: Sweep) -> Iterator[tuple[_Place, Callable[[], None]]]:
@@ -396,6 +404,20 @@ def _profiled_tiers(config: Config) -> list[Tier]:
             raise KeigoError(
                 f"{path}: tier {tier.name} is not in it; keigo profile {where}-d {config.source} measures it"
             )
+        _note_another_device(path, tier, measured.device)
         capacity = tier.capacity or measured.device.size_bytes
         tiers.append(Tier(tier.name, measured.model, max(0, capacity - tier.reserve_bytes(capacity))))
     return tiers
+
+
+def _note_another_device(path: Path, tier: TierConfig, device: DeviceId) -> None:
+    """Say that a tier's figures are another device's, where the tier is at hand: advice may be wanted for one afar."""
+    from keigo.devices.identity import device_of, same_device, shown
+
+    try:
+        now = None if tier.path is None else device_of(tier.path)
+    except OSError:
+        return
+    if now is not None and not same_device(device, now):
+        text = f"note: {path}: tier {tier.name} was measured on another device ({shown(device)}, now {shown(now)})"
+        _say(f"{text}: the advice is for that one")

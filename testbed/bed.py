@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -122,7 +123,11 @@ def recalibrate(directory: Path, say: Callable[[str], None]) -> State:
     where = Path(mounts.real_path(directory))
     found, _ = status(directory)
     for member in found.members:
-        found = _with(found, _calibrated(stack.places(where, member.name), member, say))
+        try:
+            found = _with(found, _calibrated(stack.places(where, member.name), member, say))
+        except BaseException:
+            _keep_pace(where, member)
+            raise
         state.save(where, found)
     return found
 
@@ -134,9 +139,10 @@ def _configure(directory: Path, found: State, say: Callable[[str], None]) -> Sta
     for name in faster:
         path = directory / name / TIER
         path.mkdir(mode=0o700)
-        lines += [f"  - name: {name}", f"    path: {path}"]
+        lines += [f"  - name: {_quoted(name)}", f"    path: {_quoted(path)}"]
     (directory / slowest / DATABASE).mkdir(mode=0o700)
-    lines += [f"  - name: {slowest}", f"    in_place: true              # {directory / slowest / DATABASE}"]
+    where = _quoted(directory / slowest / DATABASE)
+    lines += [f"  - name: {_quoted(slowest)}", f"    in_place: true              # {where}"]
     text = "\n".join(lines) + "\n"
     path = directory / CONFIG
     if path.exists():
@@ -146,6 +152,11 @@ def _configure(directory: Path, found: State, say: Callable[[str], None]) -> Sta
     state.save(directory, found)
     path.write_text(text)
     return found
+
+
+def _quoted(text: str | Path) -> str:
+    """As YAML has it: a path may have `: ` or ` #` in it, and a device be named `1` or `null`."""
+    return json.dumps(str(text), ensure_ascii=False)
 
 
 def database(directory: Path, found: State) -> Path:
@@ -171,10 +182,24 @@ def down(directory: Path) -> bool:
             stack.remove(stack.places(where, name))
         except KeigoError as error:
             failures.append(str(error))
+            for member in found.members if found else ():
+                if member.name == name:
+                    _keep_pace(where, member)
     if failures:
         raise BedError("; ".join(failures))
     _tidy(where, found)
     return True
+
+
+def _keep_pace(directory: Path, member: Member) -> None:
+    """Have a device be as slow as it was; calibrating it, and taking it down, let it answer at once."""
+    image = stack.places(directory, member.name).image
+    if member.reads is None or member.writes is None or mounts.mount_at(str(image)) is None:
+        return
+    try:
+        calibrate.apply(image, member.reads, member.writes)
+    except server.ServerError:
+        return  # its server is dead, which `status` tells
 
 
 def _names(directory: Path, found: State | None) -> list[str]:

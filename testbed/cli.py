@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 import re
+import shlex
 import sys
 from collections.abc import Callable, Sequence
 from functools import wraps
@@ -17,7 +19,7 @@ from rich.console import Console
 
 from keigo.errors import KeigoError
 from keigo.units import format_size, parse_size
-from testbed import bed, parameters, tables
+from testbed import bed, parameters, stack, tables
 from testbed.parameters import Device, DeviceFileError
 
 P = ParamSpec("P")
@@ -25,6 +27,8 @@ R = TypeVar("R")
 
 DEFAULT: Final = "nvmm,nvme,sata"
 DILATION: Final = 20.0
+MOST_DILATION: Final = 1000.0
+"""An SSD's request then takes 0.1 s; a device that answers no sooner than in minutes cannot be unmounted."""
 _NAME: Final = re.compile(r"[a-z0-9][a-z0-9_-]{0,31}")
 console = Console(width=None if sys.stdout.isatty() else 160, highlight=False)
 
@@ -43,6 +47,13 @@ def plain_errors(command: Callable[P, R]) -> Callable[P, R]:
 
 
 directory_argument = click.argument("directory", metavar="DIR", type=click.Path(file_okay=False, path_type=Path))
+
+
+def _number(_context: click.Context, _parameter: click.Parameter, value: float) -> float:
+    """Refuse nan, which click lets pass: it is in no range."""
+    if math.isnan(value):
+        raise click.BadParameter(f"{value} is not a number")
+    return value
 
 
 @click.group()
@@ -64,7 +75,8 @@ def main() -> None:
 @click.option(
     "--dilate",
     "dilation",
-    type=click.FloatRange(min=1),
+    type=click.FloatRange(min=1, max=MOST_DILATION),
+    callback=_number,
     default=DILATION,
     show_default=True,
     help="How many times slower than the real device.",
@@ -75,6 +87,11 @@ def up(directory: Path, devices: str | None, files: Sequence[Path], sizes: Seque
     chosen = _chosen(devices, files, _parsed_sizes(sizes))
     room = sum(device.size for device in chosen.values())
     free = psutil.virtual_memory().available
+    if room / stack.METADATA_SHARE > free / 2:
+        raise DeviceFileError(
+            f"--size: {format_size(room)} in all: their empty file systems alone take "
+            f"{format_size(room // stack.METADATA_SHARE)} of memory, and {format_size(free)} are free"
+        )
     if room > free:
         click.echo(
             f"note: the devices hold {format_size(room)} in memory when full, {format_size(free)} are free", err=True
@@ -83,9 +100,12 @@ def up(directory: Path, devices: str | None, files: Sequence[Path], sizes: Seque
     data = bed.database(directory, found)
     config = directory / bed.CONFIG
     click.echo(f"times are {dilation:g}x those of the real devices; next:")
-    click.echo(f"    keigo profile {data} -d {config}")
-    click.echo(f"    keigo mount {data} -d {config}")
-    click.echo(f"    scripts/testbed down {directory}")
+    for command in (
+        ("keigo", "profile", data, "-d", config),
+        ("keigo", "mount", data, "-d", config),
+        ("scripts/testbed", "down", directory),
+    ):
+        click.echo("    " + shlex.join(map(str, command)))
 
 
 def _parsed_sizes(sizes: Sequence[str]) -> dict[str, int]:
@@ -140,6 +160,14 @@ def status(directory: Path, as_json: bool) -> None:
         return
     console.print(tables.parameters_table(found))
     console.print(tables.activity_table(devices))
+    for device in devices:
+        if device.counts and not device.counts["running"]:
+            name = device.member.name
+            click.echo(
+                f"note: {name} answers without its own times: a calibration was cut short, or a device is coming up; "
+                f"{shlex.join(('scripts/testbed', 'calibrate', str(directory)))}",
+                err=True,
+            )
 
 
 @main.command()
@@ -153,7 +181,14 @@ def calibrate(directory: Path) -> None:
 
 @main.command()
 @directory_argument
-@click.option("--seconds", type=click.FloatRange(min=0.2), default=2.0, show_default=True, help="Per measurement.")
+@click.option(
+    "--seconds",
+    type=click.FloatRange(min=0.2, max=600),
+    callback=_number,
+    default=2.0,
+    show_default=True,
+    help="Per measurement.",
+)
 @click.option("--device", "only", multiple=True, metavar="NAME", help="Only this one.")
 @plain_errors
 def check(directory: Path, seconds: float, only: Sequence[str]) -> None:

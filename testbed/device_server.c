@@ -16,7 +16,8 @@
  * The extended attribute user.testbed of the file is the only control:
  *     set "hold NS"               answer each request NS after it is seen, without queueing (0 at the start)
  *     set "run R0 R1 W0 W1"       be the device; reads arrive R0 + R1 * bytes ns earlier than seen, writes likewise
- *     get                         "reads N\nwrites N\n..." since the start; most_under_way since the last set
+ *     get                         "reads N\nwrites N\n..." since the start; most_under_way since the last set;
+ *                                 running: 1 after `run`, 0 after `hold`
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -235,9 +236,9 @@ static void on_getxattr(const struct fuse_in_header *in, const struct fuse_getxa
     }
     int length = snprintf(text, sizeof text,
                           "reads %lu\nwrites %lu\nread_bytes %lu\nwritten_bytes %lu\nflushes %lu\ndiscards %lu\n"
-                          "discarded_bytes %lu\nmost_under_way %lu\n",
+                          "discarded_bytes %lu\nmost_under_way %lu\nrunning %d\n",
                           c->reads, c->writes, c->read_bytes, c->written_bytes, c->flushes, c->discards,
-                          c->discarded_bytes, c->most_under_way);
+                          c->discarded_bytes, c->most_under_way, server.running);
     struct fuse_getxattr_out out = {.size = (uint32_t)length};
     if (what->size == 0)
         reply(in->unique, 0, &out, sizeof out);

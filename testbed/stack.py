@@ -23,6 +23,10 @@ REQUEST_BYTES: Final = 1 << 20
 """Largest request: what one FUSE request carries, so that the device sees the request that ext4 made."""
 _DISCARD_BYTES: Final = 8 << 20
 """Largest discard: giving back 8 MiB takes 1 ms, and the device does nothing else meanwhile."""
+_INODE_BYTES: Final = 256 << 10
+"""Bytes of a device to an inode: inode tables are memory here, and an LSM's files are large."""
+METADATA_SHARE: Final = _INODE_BYTES // 256
+"""A new file system writes one byte of so many: an inode has 256."""
 _DETACH_SECONDS: Final = 10
 
 
@@ -77,9 +81,8 @@ def make(where: Places, device: Device) -> list[str]:
     loop = run("losetup", "--direct-io=on", "--find", "--show", where.image)
     _tune(Path(loop).name, turns=device.head is not None)
     # All is laid out now, while the device answers at once: nothing is initialised lazily behind the first benchmark.
-    # An inode per 256 KiB: inode tables are memory here, and an LSM's files are large.
     lazy = "lazy_itable_init=0,lazy_journal_init=0,nodiscard"
-    layout = ("-b", "4096", "-m", "0", "-i", "262144", "-J", f"size={_journal(device)}", "-E", lazy)
+    layout = ("-b", "4096", "-m", "0", "-i", str(_INODE_BYTES), "-J", f"size={_journal(device)}", "-E", lazy)
     run("mkfs.ext4", "-q", "-F", *layout, loop)
     # Deleted files give their memory back.
     run("mount", "-t", "ext4", "-o", "noatime,discard", loop, where.mount)

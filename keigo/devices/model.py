@@ -25,7 +25,6 @@ Evaluation needs no numpy, for placement does it in the daemon at each CREATE; `
 
 from __future__ import annotations
 
-import math
 from bisect import bisect_right
 from typing import TYPE_CHECKING, Final, Literal
 
@@ -38,6 +37,10 @@ Form = Literal["additive", "max"]
 
 SMALL_BLOCK: Final = 4096
 """Bytes of the requests by which saturation is told."""
+
+_MOST: Final = 1e9
+_LEAST: Final = 1e-18
+"""Seconds of a request, or of a byte; k and factors are no more either. Within these no arithmetic here overflows."""
 
 SATURATED: Final = 0.95
 """Share of the peak throughput from which on a device counts as saturated."""
@@ -60,11 +63,15 @@ class CostModel(msgspec.Struct, frozen=True):
         length = len(self.ks)
         if not length or any(len(table) != length for table in (self.form, self.setup, self.transfer)):
             raise ValueError("the tables over k are empty or differ in length")
-        if self.ks[0] < 1 or any(low >= high for low, high in zip(self.ks, self.ks[1:], strict=False)):
+        if (
+            self.ks[0] < 1
+            or self.ks[-1] > _MOST
+            or any(low >= high for low, high in zip(self.ks, self.ks[1:], strict=False))
+        ):
             raise ValueError("the k of a table are not ascending from 1")
-        if not all(math.isfinite(value) and value >= 0 for value in (*self.setup, *self.transfer)):
-            raise ValueError("a cost is negative or not a number")
-        if any(setup + transfer == 0 for setup, transfer in zip(self.setup, self.transfer, strict=True)):
+        if not all(0 <= value <= _MOST for value in (*self.setup, *self.transfer)):
+            raise ValueError("a cost is negative, too high, or not a number")
+        if any(setup + transfer < _LEAST for setup, transfer in zip(self.setup, self.transfer, strict=True)):
             raise ValueError("a request that takes no time")
 
     def request_time(self, k: float, block_bytes: float) -> float:
@@ -97,10 +104,10 @@ class Interference(msgspec.Struct, frozen=True):
     """Requests of the other direction at which it is saturated."""
 
     def __post_init__(self) -> None:
-        if not (math.isfinite(self.slowdown) and self.slowdown >= 0):
-            raise ValueError("a slowdown is negative or not a number")
-        if not (math.isfinite(self.saturation) and self.saturation > 0):
-            raise ValueError("a saturation is not above 0")
+        if not 0 <= self.slowdown <= _MOST:
+            raise ValueError("a slowdown is negative, too high, or not a number")
+        if not 1 / _MOST <= self.saturation <= _MOST:
+            raise ValueError("a saturation is not above 0, or too high")
 
     def factor(self, beside: float) -> float:
         """What the time of a request alone is multiplied by."""

@@ -43,7 +43,8 @@ def remarks(profile: Profile, devices: Mapping[str, DeviceId], kernel: str, now:
         if age > OLD:
             lines.append(f"was measured {age.days} days ago")
             break
-    return lines
+    # A damaged or foreign profile may name its device by line breaks and escapes of a terminal.
+    return ["".join(sign if sign.isprintable() else "?" for sign in line) for line in lines]
 
 
 def _series(kernel: str) -> str:

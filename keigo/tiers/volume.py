@@ -461,7 +461,6 @@ class Volume:
             space = space_of(status)
             self.tier_of(record).charge(space - (record.space if known is None else known.space))
             if known is not None:
-                self._written(file, known, space)
                 known.size, known.space = status.st_size, space
             record.size, record.space, record.checksum = status.st_size, space, None
             record.mtime_ns = status.st_mtime_ns

@@ -48,6 +48,16 @@ def test_it_recommends_what_can_be_pasted(devices: Path, tmp_path: Path) -> None
     assert placed["sata"]
 
 
+def test_figures_of_another_device_are_told(devices: Path) -> None:
+    assert advise(devices, "--data", "1TiB").stderr == ""
+    (devices.parent / "pmem").mkdir()
+    done = advise(devices, "--data", "1TiB", "--json")
+    assert done.exit_code == 0
+    json.loads(done.stdout)
+    (line,) = done.stderr.splitlines()
+    assert line.startswith(f"note: {devices.parent}/devices.profile.json: tier nvmm was measured on another device (")
+
+
 def test_json_has_the_same(devices: Path) -> None:
     done = advise(devices, "--data", "1TiB", "--read-ratio", "0.2", "--style", "leveled", "--json")
     found = json.loads(done.stdout)

@@ -8,7 +8,7 @@ import select
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -17,6 +17,7 @@ import pytest
 from click.testing import CliRunner
 
 from keigo.cli import main
+from keigo.devices import sweep
 from keigo.devices.identity import device_of
 from keigo.devices.profile import Profile, load_profile, profile_path, save_profile
 from tests.conftest import MakeWorld, World, new_world
@@ -61,9 +62,10 @@ def test_three_figures_a_direction_for_each_tier(place: World) -> None:
             assert row[way]["saturation_k"] in (1, 2, 4, 8, 16, 32, 64)
             assert row[way]["bandwidth"] > 0
     lines = done.stderr.splitlines()
-    assert lines[0].endswith("; it will be replaced")
-    assert lines[1].startswith("measuring 2 tier(s), 23 cells of 0.05 s each: about ")
-    assert [line.split(":")[0] for line in lines[2:]] == ["tier fast", "tier slow"]
+    assert lines[0].startswith("measuring 2 tier(s), 23 cells of 0.05 s each: about ")
+    assert [line.split(":")[0] for line in lines[1:3]] == ["tier fast", "tier slow"]
+    assert lines[3].startswith(f"note: {profile_path(place.config)}: is not a profile: ")
+    assert lines[3].endswith("; it is replaced")
     found = profile_of(place)
     assert [tier.tier for tier in found.tiers] == ["fast", "slow"]
     assert [tier.memory for tier in found.tiers] == [True, False]
@@ -93,6 +95,21 @@ def test_a_tier_in_place_needs_its_directory_and_the_rest_is_kept(place: World) 
     assert (fast.created, fast.kernel) == ("", "")
 
 
+def test_what_another_profile_wrote_meanwhile_is_kept(place: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    (found,) = synthetic_profile(("nvme",), quick=True).tiers
+
+    def measure(*_args: object) -> sweep.Measured:
+        if not profile_path(place.config).exists():
+            done = place.keigo("profile", "-d", place.config, *TINY, "--tier", "fast")
+            assert "wrote" in done.stderr
+        return sweep.Measured(True, False, 1 << 30, found.cells)
+
+    monkeypatch.setattr(sweep, "measure", measure)
+    done = CliRunner().invoke(main, ["profile", "-d", str(place.config), *TINY, "--tier", "mid"])
+    assert done.exit_code == 0, done.output
+    assert [tier.tier for tier in profile_of(place).tiers] == ["fast", "mid"]
+
+
 def refused(world: World, *args: str | Path) -> str:
     """The line with which it is refused."""
     done = CliRunner().invoke(main, ["profile", "-d", str(world.config), *map(str, args)])
@@ -108,6 +125,8 @@ def test_mistakes(place: World, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "--tier: 'tape' is not a tier (tiers: fast, mid, slow)" in refused(place, "--tier", "tape")
     assert "--size: '1 lot' is not a size" in refused(place, "--size", "1 lot")
     assert "--size: 4KiB is below 1.0 MiB" in refused(place, "--size", "4KiB")
+    done = CliRunner().invoke(main, ["profile", "-d", str(place.config), "--runtime", "nan"])
+    assert "Invalid value for '--runtime': nan is not a number" in done.stderr
     absent = place.base / "absent"
     assert f"path: {absent}: no such directory" in refused(place, absent, *TINY)
     assert "there is no profile yet" in refused(place, "--show")
@@ -238,13 +257,40 @@ def test_under_a_mount_the_tier_in_place_is_left_out(place: World) -> None:
     assert f"note: volume {place.volume} is mounted" in done.stderr
     assert [tier.tier for tier in profile_of(place).tiers] == ["mid"]
     assert "no tier is left that can be measured now" in refused(place, place.directory, *TINY, "--tier", "slow")
+    inside = place.directory / "sub"
+    inside.mkdir()
+    link = place.base / "link"
+    link.symlink_to(place.directory)
+    for other in (inside, link):
+        said = refused(place, other, *TINY, "--tier", "slow")
+        assert f"path: {other}: is inside a mounted volume (keigo:{place.volume})" in said
+    place.kill()
+    assert f"path: {link}: Transport endpoint is not connected" in refused(place, link, *TINY, "--tier", "slow")
 
 
-def test_a_broken_profile_stops_no_mount(make_world: MakeWorld) -> None:
+DEEP = "[" * 100_000 + "]" * 100_000
+
+
+def write_text(text: str) -> Callable[[Path], object]:
+    return lambda path: path.write_text(text)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [
+        (write_text("not JSON"), "is not a profile: "),
+        (write_text(f'{{"more": {DEEP}}}'), "is not a profile: "),
+        (os.mkfifo, "is not a regular file"),
+        (lambda path: path.symlink_to("/dev/zero"), "is not a regular file"),
+        (lambda path: path.write_bytes(b" " * (17 << 20)), "File too large"),
+    ],
+    ids=["not JSON", "deep", "a FIFO", "a device", "large"],
+)
+def test_a_broken_profile_stops_no_mount(make_world: MakeWorld, spoil: Callable[[Path], object], said: str) -> None:
     world = make_world()
-    profile_path(world.config).write_text("not JSON")
+    spoil(profile_path(world.config))
     (note,) = mount_notes(world)
-    assert note.startswith("note: devices.profile.json: is not a profile: ")
+    assert note.startswith(f"note: devices.profile.json: {said}")
     assert world.status()["profile"]["tiers"] == []
     (world.directory / "000001.log").write_bytes(b"x")
     world.umount()

@@ -132,6 +132,9 @@ def test_interference_grows_until_the_other_side_is_saturated() -> None:
         {"setup": [1e-4, -1e-4]},
         {"setup": [0, 0], "transfer": [1e-9, 0]},
         {"form": ["max", "min"]},
+        {"setup": [1e300, 1e300]},
+        {"setup": [0, 0], "transfer": [5e-324, 5e-324]},
+        {"ks": [1, 10**30]},
     ],
 )
 def test_a_foreign_table_that_makes_no_sense_is_refused(broken: dict[str, object]) -> None:
@@ -141,7 +144,9 @@ def test_a_foreign_table_that_makes_no_sense_is_refused(broken: dict[str, object
         msgspec.convert(table | broken, CostModel)
 
 
-@pytest.mark.parametrize(("slowdown", "saturation"), [(-1, 4), (1, 0), (float("nan"), 4), (1, float("inf"))])
+@pytest.mark.parametrize(
+    ("slowdown", "saturation"), [(-1, 4), (1, 0), (float("nan"), 4), (1, float("inf")), (1e300, 4), (1, 1e-300)]
+)
 def test_interference_that_makes_no_sense_is_refused(slowdown: float, saturation: float) -> None:
     with pytest.raises(ValueError, match="is"):
         Interference(slowdown, saturation)

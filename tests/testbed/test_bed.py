@@ -6,6 +6,8 @@ import ctypes
 import json
 import mmap
 import os
+import resource
+import shlex
 import subprocess
 import threading
 from collections.abc import Iterator
@@ -140,8 +142,13 @@ def test_a_second_up_is_refused_and_harms_nothing(bed: Path, fast: Path) -> None
 
 
 def test_a_failure_half_way_undoes_everything(bed: Path, fast: Path) -> None:
-    """The second device is larger than any address space."""
-    said = error_of("up", bed, "--devices", "fast,sata", "--device-file", fast, "--size", "sata=1PiB")
+    """The second device is larger than the address space that is allowed."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (16 << 30, hard))
+    try:
+        said = error_of("up", bed, "--devices", "fast,sata", "--device-file", fast, "--size", "sata=17GiB")
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
     assert f"{bed}/.testbed/sata.image: the device server did not start: an image of" in said
     assert not left_of(bed, "fast", "sata")
     assert not bed.exists()
@@ -171,6 +178,38 @@ def test_calibrating_again(bed: Path, fast: Path) -> None:
     shown = status(bed, "fast")["member"]
     assert shown["reads"]["us"] >= 0
     assert shown["writes"]["us"] >= 0
+
+
+def is_slow(bed: Path, name: str) -> bool:
+    """Whether a device runs at its own times, and not at those for calibrating or going down."""
+    return server.counts(stack.places(bed, name).image)["running"] == 1
+
+
+def test_a_calibration_that_fails_leaves_the_device_as_slow_as_it_was(bed: Path, fast: Path) -> None:
+    good("up", bed, "--device-file", fast)
+    assert is_slow(bed, "fast")
+    room = os.statvfs(bed / "fast")
+    with (bed / "fast/full").open("wb") as file:
+        os.posix_fallocate(file.fileno(), 0, room.f_bavail * room.f_frsize)
+    assert f"{bed}/fast: No space left on device" in error_of("calibrate", bed)
+    assert is_slow(bed, "fast")
+
+
+def test_a_path_that_yaml_and_shells_take_apart(tmp_path: Path, fast: Path) -> None:
+    bed = tmp_path / "a b: c #d's"
+    one = fast.with_name("1.yaml")
+    fast.rename(one)
+    two = fast.with_name("null.yaml")
+    two.write_text(FAST)
+    try:
+        said = good("up", bed, "--device-file", one, "--device-file", two)
+        config = load_config(bed / "devices.yaml")
+        assert [(tier.name, tier.path) for tier in config.tiers] == [("1", bed / "1/keigo"), ("null", None)]
+        (mount,) = [line for line in said.splitlines() if " mount " in line]
+        assert shlex.split(mount) == ["keigo", "mount", f"{bed}/null/db", "-d", f"{bed}/devices.yaml"]
+    finally:
+        good("down", bed)
+    assert not bed.exists()
 
 
 def test_down_after_a_server_was_killed(bed: Path, fast: Path) -> None:
@@ -216,6 +255,7 @@ def test_a_mount_in_use_stays_and_is_named_and_the_rest_goes(bed: Path, fast: Pa
         assert not left_of(bed / "sata", "sata")
         assert mounts.mount_at(str(bed / "sata")) is None
         assert mounts.mount_at(str(bed / "fast")) is not None
+        assert is_slow(bed, "fast"), "what stays up is still the device that it was"
     finally:
         holder.kill()
         holder.wait()
@@ -239,10 +279,19 @@ def test_a_devices_yaml_that_is_there_stays(bed: Path, fast: Path) -> None:
         (["--devices", "../nvmm"], "'../nvmm': a device's name"),
         (["--size", "nvme=big"], "--size nvme=big: 'big' is not a size"),
         (["--size", "hdd=64MiB"], "hdd: is not among the devices"),
+        (["--size", "nvme=4000TiB"], "their empty file systems alone take 3.9 TiB of memory"),
     ],
 )
 def test_mistakes_on_the_command_line_are_one_line(bed: Path, arguments: list[str], said: str) -> None:
     assert said in error_of("up", bed, *arguments)
+    assert not bed.exists()
+
+
+@pytest.mark.parametrize("value", ["nan", "inf", "0.5", "1e9"])
+def test_a_dilation_that_makes_no_sense_is_refused(bed: Path, value: str) -> None:
+    done = run("up", bed, "--dilate", value)
+    assert done.returncode == 2
+    assert "Invalid value for '--dilate'" in done.stderr
     assert not bed.exists()
 
 
