@@ -404,8 +404,8 @@ class KernelDriver:
             bypass = inode.backing is not None
         inode.handles[handle] = (bypass, writes)
         if handle < _datapath.MAX_HANDLES:
-            with self._namespace.volume.lock:  # under which a migration replaces the descriptors and sets the tier
-                direct = -1 if bypass else self._namespace.direct_of(handle)
+            direct = -1 if bypass else self._namespace.direct_of(handle)
+            with self._namespace.volume.lock:  # a migration sets the tier under it, too
                 _datapath.set(handle, file.fd, direct, self._namespace.volume.open_files[node].tier.index)
         if bypass:
             assert inode.backing is not None  # noqa: S101

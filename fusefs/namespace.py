@@ -454,8 +454,14 @@ class Namespace:
         opened = self._handles[handle]
         if opened.writes or opened.role not in IMMUTABLE:
             return -1
-        opened.direct = open_direct(opened.file)
-        return -1 if opened.direct is None else opened.direct.fd
+        while opened.direct is None:
+            direct = open_direct(opened.file)  # without the lock: a device may hang
+            if direct is None:
+                return -1
+            with self.volume.lock:
+                if os.path.sameopenfile(direct.fd, opened.file.fd):  # else a migration came between
+                    opened.direct = direct
+        return opened.direct.fd
 
     def read(self, handle: int, offset: int, size: int) -> bytes:
         """Read up to `size` bytes; fewer only at the end of the file."""

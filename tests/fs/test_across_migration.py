@@ -11,9 +11,15 @@ from pathlib import Path
 
 import pytest
 
+from fusefs.namespace import ROOT_ID, Caller, Namespace
+from keigo import config
 from keigo.control import ask
+from keigo.service import make_policy
+from keigo.tiers.fds import Fd, open_direct
+from keigo.tiers.migration import Pace, migrate
+from keigo.tiers.opening import open_volume
 from tests.background import Migrating
-from tests.conftest import MIB
+from tests.conftest import MIB, World
 from tests.fs.support import Area, opened
 
 NAME = "000007.sst"
@@ -220,3 +226,35 @@ def test_names_change_during_a_copy(area: Area, data: bytes) -> None:
         assert set(area.rows()) == {new}
         area.tier_of(new)
         assert (area.path / new).read_bytes() == data
+
+
+@pytest.mark.parametrize("driver", ["kernel"], indirect=True)
+def test_a_migration_that_lands_while_a_reader_opens_takes_its_direct_descriptor_along(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without a mount: the move is done at the moment between opening that descriptor and using it."""
+    loaded = config.load(world.config)
+    volume, _ = open_volume(loaded, world.directory, make_policy(loaded))
+    namespace = Namespace(volume)
+    try:
+        found, writer = namespace.create(ROOT_ID, b"000001.sst", 0o644, os.O_WRONLY, Caller(0, 0, os.getpid()))
+        namespace.write(writer, 0, b"x" * 4096)
+        namespace.release(writer)
+        reader = namespace.open(found.id, os.O_RDONLY)
+        moved: list[int] = []
+
+        def opened(file: Fd) -> Fd | None:
+            direct = open_direct(file)
+            if not moved:
+                moved.append(migrate(volume, found.id, volume.by_name["slow"], "test", Pace(None)))
+            return direct
+
+        monkeypatch.setattr("fusefs.namespace.open_direct", opened)
+        direct = namespace.direct_of(reader)
+        assert moved == [4096]
+        assert direct >= 0
+        assert os.path.samefile(f"/proc/self/fd/{direct}", world.tiers["slow"] / "000001.sst")
+        namespace.release(reader)
+    finally:
+        namespace.close()
+        volume.close()
