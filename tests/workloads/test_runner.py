@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import os
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +22,7 @@ from workloads.operations import Batch, Op
 from workloads.records import UserKeys, Values
 from workloads.runner.drive import Loop, Operations, PlainLoop
 from workloads.runner.histogram import Histogram, bucket_of, middle_of
-from workloads.runner.isolation import CGROUPS, IsolationError, drop_page_cache, memory_limit
+from workloads.runner.isolation import IsolationError, drop_page_cache, memory_hierarchy, memory_limit
 from workloads.runner.phase import Measured, PhaseRun, PhaseSpec
 from workloads.runner.place import (
     MARKER,
@@ -385,16 +387,52 @@ def test_the_page_cache_can_be_dropped() -> None:
     drop_page_cache()
 
 
-def test_a_memory_limit_is_set_or_refused() -> None:
-    """Which of the two is up to the machine: it needs the memory controller in version 2 of cgroups."""
-    controllers = CGROUPS / "cgroup.controllers"
-    if controllers.exists() and "memory" in controllers.read_text().split():
-        with memory_limit(1 << 30, []):
-            assert next(CGROUPS.glob("keigo-bench-*/memory.max")).read_text() == f"{1 << 30}\n"
-        assert not list(CGROUPS.glob("keigo-bench-*"))
-    else:
-        with pytest.raises(IsolationError, match="has no memory controller of cgroup version 2"), memory_limit(1, []):
-            pass
+READER = """
+import sys
+sys.stdin.readline()
+with open(sys.argv[1], "rb", buffering=0) as file:
+    while file.read(1 << 20):
+        pass
+print("read", flush=True)
+sys.stdin.readline()
+"""
+
+
+def test_a_memory_limit_holds_the_page_cache_of_a_process(tmp_path: Path) -> None:
+    """With the memory controller of either version of cgroups; a machine without it says so."""
+    try:
+        hierarchy = memory_hierarchy()
+    except IsolationError as error:
+        assert "has no memory controller" in str(error)
+        return
+    limit = 32 << 20
+    path = tmp_path / "data"
+    with path.open("wb") as file:
+        file.write(os.urandom(4 * limit))
+        os.fsync(file.fileno())
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+    command = [sys.executable, "-c", READER, str(path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as child:
+        assert child.stdin is not None
+        assert child.stdout is not None
+        before = hierarchy.group_of(child.pid)
+        with memory_limit(limit, [child.pid]):
+            group = hierarchy.group_of(child.pid)
+            assert group != before
+            assert (group / hierarchy.limit).read_text() == f"{limit}\n"
+            child.stdin.write("go\n")
+            child.stdin.flush()
+            assert child.stdout.readline() == "read\n"
+            (peak,) = [group / name for name in ("memory.peak", "memory.max_usage_in_bytes") if (group / name).exists()]
+            assert limit / 2 < int(peak.read_text()) <= limit
+        assert hierarchy.group_of(child.pid) == before
+        assert not group.exists()
+        child.stdin.write("end\n")
+
+
+def test_machines_without_a_memory_controller_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(IsolationError, match="has no memory controller"):
+        memory_hierarchy(tmp_path)
 
 
 def test_a_workload_that_ends_ends_the_run(tmp_path: Path) -> None:
