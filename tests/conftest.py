@@ -27,6 +27,10 @@ settings.register_profile("steady", derandomize=True, deadline=None, print_blob=
 settings.register_profile("soak", max_examples=2000, deadline=None, print_blob=True)
 settings.load_profile("steady")
 
+# A job in the background of a script ignores Ctrl-C, and so would every program that a test interrupts.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
 MIB = 1 << 20
 LEVELS = "{fast: [wal, 0, 1], mid: [2, 3], slow: [4, 5, 6]}"
 

@@ -7,9 +7,8 @@ from functools import lru_cache
 from typing import Final
 
 from keigo.devices.baselines import Errors, HeldOut, errors, held_out
-from keigo.devices.fit import request_seconds
 from keigo.devices.model import DeviceModel
-from keigo.devices.profile import Cell, Direction, Pattern, Profile, ProfileError, Summary, TierProfile, summary_of
+from keigo.devices.profile import Cell, Direction, Pattern, Profile, Summary, TierProfile, summary_of
 
 SMALL: Final = 4096
 """Bytes of the requests whose throughput and latency are shown over k."""
@@ -103,18 +102,3 @@ def held_out_errors(tier: TierProfile) -> Sequence[HeldOut]:
 def format_errors(found: Errors) -> str:
     """Median and, in brackets, 90th percentile: 3.1% (12%)."""
     return f"{found.median:.1%} ({found.p90:.0%})"
-
-
-def check_cells(profile: Profile) -> None:
-    """Raise ProfileError for a cell that is no measurement, which has no place on an axis: the file was changed."""
-    for tier in profile.tiers:
-        for cell in tier.cells:
-            try:
-                request_seconds(cell)
-            except ValueError as error:
-                raise ProfileError(f"profile of tier {tier.tier}: {error}") from None
-            if cell.mean_us <= 0 or cell.p99_us <= 0:
-                raise ProfileError(
-                    f"profile of tier {tier.tier}: {cell.pattern} {cell.direction} of {cell.block_bytes} bytes at "
-                    f"k = {cell.k}: {cell.mean_us} us in the mean and {cell.p99_us} us at p99 are no measurement"
-                )

@@ -21,7 +21,6 @@ from keigo.observe.profile_plots import save_figure
 from keigo.observe.profile_series import (
     DIRECTIONS,
     cells_over_k,
-    check_cells,
     format_errors,
     headline,
     held_out_errors,
@@ -43,7 +42,6 @@ _ERRORS: Final = (
 
 def show(profile: Profile, picture: Path, console: Console) -> None:
     """Print tables and plots of a profile and write its picture, a PNG. Raises ProfileError."""
-    check_cells(profile)
     save_figure(profile, picture)
     console.print(profile_report(profile))
     console.print(f"picture: {picture}", style="dim", soft_wrap=True, highlight=False)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import Callable
-from pathlib import Path
 from statistics import median
 
 import msgspec
@@ -18,7 +17,7 @@ from rich.table import Table
 from keigo.devices.baselines import FITS, held_out
 from keigo.devices.fit import parameters
 from keigo.devices.model import DeviceModel
-from keigo.devices.profile import Cell, Direction, Profile, ProfileError, TierProfile, summary_of
+from keigo.devices.profile import Cell, Direction, Profile, TierProfile, summary_of
 from keigo.observe.profile_tables import (
     format_rate,
     format_time,
@@ -27,7 +26,6 @@ from keigo.observe.profile_tables import (
     mixed_table,
     model_table,
     profile_report,
-    show,
 )
 from keigo.units import parse_size
 from tests.devices.synthetic import profile_of, synthetic_profile
@@ -227,28 +225,6 @@ def test_what_a_device_is_is_said(quick: Profile) -> None:
     assert text.startswith("quick profile of 2026-11-21 16:00 UTC, Linux 6.18.0, fio 3.33\n")
     assert "nvmm: tmpfs (memory), 1.0 GiB, 28 cells on a file of 128.0 MiB; through the page cache" in text
     assert "128.0 MiB, measured before the others: 2026-11-02 08:30 UTC, Linux 6.17.9\n" in text
-
-
-@pytest.mark.parametrize(
-    ("change", "what"),
-    [
-        ({"seconds": 0.0}, "0.0 s"),
-        ({"requests": 0}, "0 requests"),
-        ({"mean_us": 0.0}, "0.0 us in the mean"),
-        ({"p99_us": -1.0}, "-1.0 us at p99"),
-    ],
-)
-def test_a_cell_that_is_no_measurement_is_named(
-    quick: Profile, tmp_path: Path, change: dict[str, float], what: str
-) -> None:
-    tier = quick.tiers[1]
-    bad = msgspec.structs.replace(tier, cells=(msgspec.structs.replace(tier.cells[0], **change), *tier.cells[1:]))
-    with pytest.raises(
-        ProfileError, match=r"tier nvme: random read of 4096 bytes at k = 1: .* no measurement"
-    ) as caught:
-        show(profile_of([quick.tiers[0], bad]), tmp_path / "p.png", Console(file=io.StringIO()))
-    assert what in str(caught.value)
-    assert not any(tmp_path.iterdir())
 
 
 def test_units_are_those_that_people_use() -> None:
