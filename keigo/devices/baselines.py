@@ -152,20 +152,23 @@ class HeldOut(NamedTuple):
 
 
 def errors(model: RequestTimes, cells: Sequence[Cell]) -> Errors:
-    """The errors of a model over cells, mixed ones included. Raises ValueError without cells."""
+    """The errors of a model over cells, mixed ones included. Raises ValueError without cells.
+
+    Cells below 4 KiB, which no model is fitted to, do not belong among them.
+    """
     if not cells:
         raise ValueError("no cells to compare a model with")
     return _errors([_error(model, cell) for cell in cells])
 
 
 def held_out(cells: Sequence[Cell], seed: int, *, folds: int = 5) -> list[HeldOut]:
-    """Cross-validate all four models over the plain cells: a row for each model and direction.
+    """Cross-validate all four models over the plain cells from 4 KiB up: a row for each model and direction.
 
     The cells of a direction and pattern are dealt at random, by `seed`, into `folds` parts of one size; each part is
     predicted by models fitted to the other parts, so every cell is predicted once, by models that have not seen it.
     Raises ValueError where a fit does (a direction with a single random cell, say).
     """
-    parts = _deal([cell for cell in cells if not cell.beside], seed, folds)
+    parts = _deal([cell for cell in cells if cell.modelled and not cell.beside], seed, folds)
     found: dict[tuple[str, Direction], list[float]] = {}
     for index, part in enumerate(parts):
         rest = [cell for other in (*parts[:index], *parts[index + 1 :]) for cell in other]
@@ -226,7 +229,7 @@ class _Points:
 def _fit_each(name: str, cells: Sequence[Cell], fit_one: Callable[[_Points], Cost]) -> Baseline:
     groups: dict[tuple[Direction, Pattern], list[Cell]] = {}
     for cell in cells:
-        if not cell.beside:
+        if cell.modelled and not cell.beside:
             groups.setdefault((cell.direction, cell.pattern), []).append(cell)
     for direction in ("read", "write"):
         if (direction, "random") not in groups:

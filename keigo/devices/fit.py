@@ -84,11 +84,14 @@ def request_seconds(cell: Cell) -> float:
 def fit(cells: Sequence[Cell]) -> DeviceModel:
     """The model of a device from its cells, plain and mixed, in any order.
 
-    Needs random cells of both directions. A direction and pattern measured at one block size only gets the form max
-    with transfer = time / size: no more bandwidth than was seen, and no less time for smaller blocks (but a sequential
-    request has no more setup than a random one). Raises ValueError, one line, without such cells or for a cell
-    without a measurement.
+    Needs random cells of both directions; cells below 4 KiB do not count. A direction and pattern measured at one
+    block size only gets the form max with transfer = time / size: no more bandwidth than was seen, and no less time
+    for smaller blocks (but a sequential request has no more setup than a random one). Raises ValueError, one line,
+    without such cells or for a cell without a measurement.
     """
+    for cell in cells:
+        request_seconds(cell)
+    cells = [cell for cell in cells if cell.modelled]
     read = _fit_random(cells, "read")
     write = _fit_random(cells, "write")
     alone = DeviceModel(read, write, _fit_sequential(cells, "read", read), _fit_sequential(cells, "write", write))
@@ -100,7 +103,7 @@ def fit(cells: Sequence[Cell]) -> DeviceModel:
 
 
 class Parameters(NamedTuple):
-    """What a model says of a device in three figures, for random requests of one direction."""
+    """What a model, and cells of one sector, say of a device: three figures for random requests of one direction."""
 
     base_seconds: float
     """Setup of a request alone."""
@@ -110,20 +113,22 @@ class Parameters(NamedTuple):
     """Bytes per second of transfer, where 1 MiB requests get most."""
 
 
-def parameters(model: DeviceModel, direction: Direction) -> Parameters:
+def parameters(model: DeviceModel, direction: Direction, cells: Sequence[Cell] = ()) -> Parameters:
     """Read a device's parameters off its model; "where most" is the mean over the k within 5% of the peak.
 
-    Slots: with T of 4 KiB, k where T(k) is within 10% of T(1), for then nobody waits, else k base / T(k), for then the
-    slots set the pace. (A device may decline before they do.) Where 4 KiB requests keep the bus busy before the slots
-    are full, they are those that it leaves visible.
+    Slots: with T of one sector as measured in `cells`, k where T(k) is within 10% of T(1), for then nobody waits, else
+    k T(1) / T(k), for then the slots set the pace. (A device may decline before they do.) Without such cells, at k = 1
+    and some other k, T is the model's for 4 KiB, with base for T(1) in the second case: where these keep the bus busy
+    before the slots are full, the slots are those that it leaves visible. ValueError for a cell without a measurement.
     Bandwidth: k / transfer(k) of the k with the max form where transfer exceeds setup at 1 MiB, and of the first if its
     form is additive; without such max ones (a disk seeks longer than it moves 1 MiB), of all additive ones; without
     any, of all.
     """
     cost = model.cost(direction)
     ks, transfer = np.array(cost.ks, float), np.array(cost.transfer)
-    small = np.array([cost.request_time(k, SMALL_BLOCK) for k in cost.ks])
-    parallel = np.where(small <= UNHINDERED * small[0], ks, ks * cost.setup[0] / small)
+    slots = _slots_of_sectors(cells, direction)
+    if slots is None:
+        slots = _slots(ks, np.array([cost.request_time(k, SMALL_BLOCK) for k in cost.ks]), cost.setup[0])
     rate = ks / np.array([cost.request_time(k, LARGE_BLOCK) for k in cost.ks])
     additive = np.array(cost.form) == "additive"
     bus_bound = ~additive & (np.array(cost.setup) < TRANSFER_BOUND * LARGE_BLOCK * transfer)
@@ -132,9 +137,28 @@ def parameters(model: DeviceModel, direction: Direction) -> Parameters:
         told = ks > 0
     with np.errstate(divide="ignore"):
         bandwidth = ks / transfer
-    return Parameters(
-        cost.setup[0], _mean_at_peak(parallel, parallel), _mean_at_peak(np.where(told, rate, 0.0), bandwidth)
-    )
+    return Parameters(cost.setup[0], slots, _mean_at_peak(np.where(told, rate, 0.0), bandwidth))
+
+
+def _slots_of_sectors(cells: Sequence[Cell], direction: Direction) -> float | None:
+    """Slots by the smallest random requests below 4 KiB; None where they were not measured at k = 1 and beyond.
+
+    A request among fewer takes no longer, so what is measured among more bounds its time: no other work that met the
+    cell of k = 1 makes slots of nothing.
+    """
+    sectors = [cell for cell in cells if cell.direction == direction and not cell.modelled]
+    smallest = min((cell.block_bytes for cell in sectors), default=0)
+    rows = _rows([cell for cell in sectors if cell.block_bytes == smallest], direction, "random")
+    if len(rows) < 2 or rows[0].k != 1:
+        return None
+    seconds = np.minimum.accumulate([row.seconds.min() for row in reversed(rows)])[::-1]
+    return _slots(np.array([row.k for row in rows], float), seconds, seconds[0])
+
+
+def _slots(ks: Array, seconds: Array, base: float) -> float:
+    """The most requests that are set up at once, from the seconds of a small request among k; ks[0] waits for none."""
+    parallel = np.where(seconds <= UNHINDERED * seconds[0], ks, ks * base / seconds)
+    return _mean_at_peak(parallel, parallel)
 
 
 def _mean_at_peak(rate: Array, values: Array) -> float:

@@ -15,10 +15,12 @@ from typing import Annotated, Final, Literal
 
 import msgspec
 
-from keigo.devices.model import DeviceModel
+from keigo.devices.model import SMALL_BLOCK, DeviceModel
 from keigo.errors import KeigoError
 
 FORMAT: Final = 1
+SECTOR: Final = 512
+"""Bytes of the smallest requests that are measured, where file system and device take them."""
 _MOST_BYTES: Final = 16 << 20
 """Of a profile's file; that of 64 tiers, measured without --quick, has 5 MiB."""
 
@@ -56,6 +58,11 @@ class Cell(msgspec.Struct, frozen=True):
     def bandwidth(self) -> float:
         """Bytes per second of this direction."""
         return self.requests * self.block_bytes / self.seconds
+
+    @property
+    def modelled(self) -> bool:
+        """Whether the model of the device is fitted to it: smaller requests tell of its slots alone."""
+        return self.block_bytes >= SMALL_BLOCK
 
 
 class DeviceId(msgspec.Struct, frozen=True):

@@ -19,7 +19,9 @@ from typing import Final
 
 import psutil
 
+from keigo.devices.alignment import direct_alignment
 from keigo.devices.identity import MEMORY
+from keigo.devices.model import SMALL_BLOCK
 from keigo.devices.profile import ProfileError
 from keigo.units import format_size
 
@@ -40,6 +42,8 @@ class Scratch:
     size: int
     direct: bool
     """Whether it can be read and written past the page cache."""
+    smallest: int = SMALL_BLOCK
+    """Bytes of the smallest requests that reach the device as they are; 4 KiB where that is not known."""
 
     @property
     def path(self) -> str:
@@ -91,7 +95,7 @@ def scratch_file(
             os.ftruncate(fd, laid)
             os.fsync(fd)
             os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
-            yielded = Scratch(fd, laid, direct is not None and _reads_direct(fd))
+            yielded = Scratch(fd, laid, *_requests(fd))
         except OSError as error:
             raise ProfileError(f"{directory}: a file to measure with cannot be written: {error.strerror}") from error
         yield yielded
@@ -121,6 +125,13 @@ def _reopened_direct(fd: int) -> int | None:
         if error.errno not in (errno.EINVAL, errno.EOPNOTSUPP):
             raise
         return None
+
+
+def _requests(fd: int) -> tuple[bool, int]:
+    """Whether requests go past the page cache, and the bytes of the smallest."""
+    if not _reads_direct(fd):
+        return False, SMALL_BLOCK
+    return True, min(SMALL_BLOCK, direct_alignment(fd) or SMALL_BLOCK)
 
 
 def _reads_direct(fd: int) -> bool:

@@ -35,10 +35,12 @@ def cells_over_k(tier: TierProfile, direction: Direction) -> list[Cell]:
 def cells_over_blocks(
     cells: Sequence[Cell], direction: Direction, pattern: Pattern, k: int | None = None
 ) -> list[Cell]:
-    """The cells of a direction and pattern, at one k or all, with nothing beside them, by k and block size."""
-    found = [
-        c for c in cells if c.direction == direction and c.pattern == pattern and not c.beside and k in (None, c.k)
-    ]
+    """The cells of a direction and pattern, at one k or all, with nothing beside them, by k and block size.
+
+    From 4 KiB up: of smaller requests the model says nothing.
+    """
+    of_these = [cell for cell in cells if cell.modelled and not cell.beside and k in (None, cell.k)]
+    found = [cell for cell in of_these if cell.direction == direction and cell.pattern == pattern]
     return sorted(found, key=lambda cell: (cell.k, cell.block_bytes))
 
 
@@ -77,11 +79,11 @@ def model_time(model: DeviceModel, cell: Cell) -> float:
 
 
 def model_errors(tier: TierProfile, direction: Direction) -> Errors | None:
-    """The model's relative errors over a direction's cells; None without cells.
+    """The model's relative errors over a direction's cells from 4 KiB up; None without cells.
 
     These are the cells that the model was fitted to, so what it says of other points may be worse.
     """
-    cells = [cell for cell in tier.cells if cell.direction == direction]
+    cells = [cell for cell in tier.cells if cell.direction == direction and cell.modelled]
     return errors(tier.model, cells) if cells else None
 
 

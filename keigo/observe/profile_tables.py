@@ -98,7 +98,7 @@ def model_table(profile: Profile) -> Table:
             if found is None:
                 table.add_row(tier.tier, direction, *[_NONE] * 5, "0")
                 continue
-            base, slots, bandwidth = parameters(tier.model, direction)
+            base, slots, bandwidth = parameters(tier.model, direction, tier.cells)
             table.add_row(
                 tier.tier,
                 direction,

@@ -31,11 +31,13 @@ def mounted(*args: str | Path, at: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def loop_device(size: int) -> Iterator[str]:
+def loop_device(size: int, sector: int = 512) -> Iterator[str]:
     """A block device in memory."""
     with tempfile.NamedTemporaryFile(prefix="keigo-test-", dir="/dev/shm") as image:
         image.truncate(size)
-        done = subprocess.run(["losetup", "--show", "-f", image.name], capture_output=True, text=True)
+        done = subprocess.run(
+            ["losetup", "--show", "-f", "-b", str(sector), image.name], capture_output=True, text=True
+        )
         if done.returncode != 0:
             pytest.skip(f"no loop device: {done.stderr.strip()}")
         device = done.stdout.strip()
@@ -46,9 +48,9 @@ def loop_device(size: int) -> Iterator[str]:
 
 
 @contextmanager
-def ext4(base: Path, size: int) -> Iterator[Path]:
-    """A fresh ext4 of about `size` bytes on a loop device, mounted below `base`."""
+def ext4(base: Path, size: int, sector: int = 512) -> Iterator[Path]:
+    """A fresh ext4 of about `size` bytes on a loop device with such sectors, mounted below `base`."""
     with ExitStack() as stack:
-        device = stack.enter_context(loop_device(size))
+        device = stack.enter_context(loop_device(size, sector))
         command("mkfs.ext4", "-q", "-m", "0", "-E", "nodiscard", device)
         yield stack.enter_context(mounted(device, at=base / "ext4"))

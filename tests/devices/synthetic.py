@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from keigo.devices.fit import fit
-from keigo.devices.profile import FORMAT, Cell, DeviceId, Direction, Pattern, Profile, TierProfile
+from keigo.devices.profile import FORMAT, SECTOR, Cell, DeviceId, Direction, Pattern, Profile, TierProfile
 
 KIB = 1 << 10
 MIB = 1 << 20
@@ -22,6 +22,7 @@ GIB = 1 << 30
 
 QUICK_KS = (1, 2, 4, 8, 16, 32, 64)
 FULL_KS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)
+QUICK_SECTOR_KS = {"read": (1, 2, 4, 8, 16, 64), "write": (1, 2, 4, 8, 16, 32)}
 BLOCKS = (4 * KIB, 16 * KIB, 64 * KIB, 256 * KIB, MIB)
 
 
@@ -127,6 +128,18 @@ def measure_device(device: Device, *, quick: bool = False, noise: float = 0.1, s
             slowed = replace(lane, base=lane.base * (1 + share))
             cells.append(measure(slowed, direction, k, 4 * KIB, beside=k, noise=noise, seed=seed))
     return cells
+
+
+def measure_sectors(
+    device: Device, *, quick: bool = False, noise: float = 0.1, seed: int = 0, modify: float = 1.0
+) -> list[Cell]:
+    """The cells of one sector, set up `modify` times as long as 4 KiB are, as where a page around it is modified."""
+    lanes: tuple[tuple[Direction, Lane], ...] = (("read", device.read), ("write", device.write))
+    return [
+        measure(replace(lane, base=lane.base * modify), direction, k, SECTOR, noise=noise, seed=seed)
+        for direction, lane in lanes
+        for k in (QUICK_SECTOR_KS[direction] if quick else QUICK_KS)
+    ]
 
 
 def tier_profile(name: str, cells: Sequence[Cell]) -> TierProfile:

@@ -22,7 +22,7 @@ from keigo.devices.baselines import (
 )
 from keigo.devices.fit import fit
 from keigo.devices.profile import Cell, Direction
-from tests.devices.synthetic import BLOCKS, FULL_KS, KIB, MIB, NVME, measure_device
+from tests.devices.synthetic import BLOCKS, DEVICES, FULL_KS, KIB, MIB, NVME, measure_device, measure_sectors
 from tests.devices.test_fit import SLOWED, both, cell, shaken
 
 FITS: list[Callable[[Sequence[Cell]], Baseline]] = [fit_dam, fit_pdam, fit_affine]
@@ -155,6 +155,14 @@ def test_every_cell_is_held_out_of_the_fits_that_predict_it() -> None:
     assert errors(fit(spoilt), [odd]).median < 0.5
     worst = max(row.errors.p90 for row in held_out([odd, *both(cells[:3])], seed=3) if row.model == "MQSSD")
     assert worst > 0.5
+
+
+def test_sectors_are_no_model_s_business() -> None:
+    cells = measure_device(DEVICES["nvmm"])
+    more = [*measure_sectors(DEVICES["nvmm"], modify=7.0), *cells]
+    assert held_out(more, seed=3) == held_out(cells, seed=3)
+    for fitted in FITS:
+        assert fitted(more) == fitted(cells)
 
 
 def test_the_seed_decides_what_is_held_out() -> None:

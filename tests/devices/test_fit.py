@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from keigo.devices.baselines import errors
 from keigo.devices.fit import fit, parameters, request_seconds
 from keigo.devices.model import DeviceModel
-from keigo.devices.profile import Cell, Direction, Pattern
+from keigo.devices.profile import SECTOR, Cell, Direction, Pattern
 from tests.devices.synthetic import (
     BLOCKS,
     DEVICES,
@@ -24,10 +24,12 @@ from tests.devices.synthetic import (
     KIB,
     MIB,
     NVME,
+    QUICK_KS,
     Device,
     Lane,
     measure,
     measure_device,
+    measure_sectors,
 )
 
 DIRECTIONS: tuple[Direction, ...] = ("read", "write")
@@ -71,6 +73,81 @@ def test_base_slots_and_bandwidth_are_recovered(name: str, quick: bool, seed: in
         assert found.base_seconds == pytest.approx(lane.base, rel=0.1)
         assert found.slots == pytest.approx(lane.slots, rel=0.1)
         assert found.bandwidth == pytest.approx(lane.bandwidth, rel=0.1)
+
+
+# 20 times slower: with 4 writes of 4 KiB under way the bus is as busy as the slots, and with more the device declines.
+BUS_FIRST = Device(Lane(88e-6, 2, 326e6), Lane(143e-6, 4, 111e6, decline=0.43))
+
+
+@pytest.mark.parametrize("quick", [False, True])
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("name", ["bus first", *SLOWED])
+def test_slots_are_recovered_from_sectors(name: str, quick: bool, seed: int) -> None:
+    device = SLOWED.get(name, BUS_FIRST)
+    cells = shaken(measure_device(device, quick=quick, noise=0.02, seed=seed), 0.02, seed)
+    sectors = shaken(measure_sectors(device, quick=quick, noise=0.02, seed=seed), 0.02, seed + 100)
+    model = fit([*cells, *sectors])
+    for direction, lane in zip(DIRECTIONS, (device.read, device.write), strict=True):
+        found = parameters(model, direction, [*cells, *sectors])
+        assert found.slots == pytest.approx(lane.slots, rel=0.1)
+        without = parameters(fit(cells), direction)
+        assert (found.base_seconds, found.bandwidth) == (without.base_seconds, without.bandwidth)
+
+
+def test_without_sectors_a_bus_that_fills_first_hides_slots() -> None:
+    lane = Lane(143e-6, 4, 60e6, decline=0.43)
+    cells = [measure(lane, side, k, x, noise=0.02) for side in DIRECTIONS for k in FULL_KS for x in BLOCKS]
+    assert parameters(fit(cells), "write").slots < 3.5
+    sectors = [measure(lane, side, k, SECTOR, noise=0.02) for side in DIRECTIONS for k in QUICK_KS]
+    assert parameters(fit(cells), "write", sectors).slots == pytest.approx(4, rel=0.1)
+
+
+@pytest.mark.parametrize("modify", [0.5, 1.0, 5.0])
+def test_sectors_tell_of_slots_alone_also_where_a_page_is_modified(modify: float) -> None:
+    cells = measure_device(NVME)
+    sectors = measure_sectors(NVME, modify=modify)
+    assert fit([*sectors, *cells]) == fit(cells)
+    found = parameters(fit(cells), "write", [*sectors, *cells])
+    assert found.slots == pytest.approx(16, rel=0.1)
+    assert found.base_seconds == parameters(fit(cells), "write").base_seconds
+
+
+def test_slots_are_those_of_the_model_where_sectors_do_not_tell() -> None:
+    cells = measure_device(BUS_FIRST)
+    sectors = [cell(k, SECTOR, 1e-3 * max(1, k / 24), "read") for k in QUICK_KS]
+    model = fit(cells)
+    told = parameters(model, "read")
+    smaller = cell(1, SECTOR // 2, 1e-3, "write")
+    assert parameters(model, "read", [smaller, *cells, *sectors]).slots == pytest.approx(24)
+    others = [
+        *(msgspec.structs.replace(one, pattern="sequential") for one in sectors),
+        *(msgspec.structs.replace(one, beside=4) for one in sectors),
+        *(msgspec.structs.replace(one, direction="write") for one in sectors),
+    ]
+    for some in (cells, sectors[:1], sectors[1:], others):
+        assert parameters(model, "read", some) == told
+
+
+@pytest.mark.parametrize("met", [1, 2, 8])
+def test_what_meets_one_cell_makes_no_slots(met: int) -> None:
+    sectors = [cell(k, SECTOR, 1e-3 * max(1, k / 4) * (1.6 if k == met else 1)) for k in QUICK_KS]
+    assert parameters(fit(both([cell(1, 4 * KIB, 1e-3)])), "read", sectors).slots == pytest.approx(4, rel=0.1)
+
+
+@given(st.floats(1e-6, 1e-1), st.integers(1, 64), st.floats(0, 1))
+def test_slots_between_two_k_are_told_without_decline_and_at_a_k_with_it(
+    base: float, slots: int, decline: float
+) -> None:
+    def sectors(decline: float) -> list[Cell]:
+        return [cell(k, SECTOR, (1 + decline * max(0, k - slots) / slots) * base * max(1, k / slots)) for k in QUICK_KS]
+
+    model = fit(both([cell(1, 4 * KIB, base)]))
+    assert parameters(model, "read", sectors(0)).slots == pytest.approx(slots, rel=0.1)
+    found = parameters(model, "read", sectors(decline)).slots
+    at_least = max(k for k in QUICK_KS if k <= slots)
+    assert 0.95 * at_least <= found <= 1.1 * slots
+    if slots in QUICK_KS:
+        assert found == pytest.approx(slots, rel=0.1)
 
 
 def test_a_bandwidth_that_seeks_hide_is_recovered_from_single_requests() -> None:
@@ -224,6 +301,8 @@ def random_cells(draw: st.DrawFn) -> list[Cell]:
     for direction in DIRECTIONS:
         points = draw(st.sets(st.tuples(st.integers(1, 64), st.sampled_from(BLOCKS)), min_size=1, max_size=12))
         found += [cell(k, x, draw(st.floats(1e-7, 10)), direction) for k, x in sorted(points)]
+        sectors = draw(st.sets(st.integers(1, 64), max_size=4))
+        found += [cell(k, SECTOR, draw(st.floats(1e-7, 10)), direction) for k in sorted(sectors)]
     return found
 
 
@@ -235,7 +314,8 @@ def test_any_cells_make_a_model_that_is_finite_monotone_and_no_wonder(cells: lis
         times = [model.request_time(direction, k, x) for x in (size / 8, size, size * 8)]
         assert all(math.isfinite(time) and time > 0 for time in times)
         assert times == sorted(times)
-        assert all(math.isfinite(value) and value >= 0 for value in parameters(model, direction))
+        for some in ((), cells):
+            assert all(math.isfinite(value) and value >= 0 for value in parameters(model, direction, some))
 
 
 @settings(max_examples=30)
@@ -302,6 +382,7 @@ def test_what_was_not_measured_is_said() -> None:
 @pytest.mark.parametrize("beside", [0, 4])
 def test_a_cell_without_a_measurement_is_named(broken: dict[str, float], beside: int) -> None:
     cells = both([cell(k, x, 1e-3) for k in (1, 4) for x in BLOCKS])
-    cells.append(msgspec.structs.replace(cell(4, 4 * KIB, 1e-3, beside=beside), **broken))
-    with pytest.raises(ValueError, match=r"^random read of \d+ bytes at k = \d: .* are no measurement$"):
-        fit(cells)
+    for size in (4 * KIB, SECTOR):
+        spoilt = msgspec.structs.replace(cell(4, size, 1e-3, beside=beside), **broken)
+        with pytest.raises(ValueError, match=r"^random read of \d+ bytes at k = \d: .* are no measurement$"):
+            fit([*cells, spoilt])

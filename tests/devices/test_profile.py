@@ -28,7 +28,7 @@ from keigo.devices.profile import (
     summary_of,
 )
 from keigo.devices.staleness import examine, remarks, usable
-from tests.devices.synthetic import synthetic_profile
+from tests.devices.synthetic import NVMM, measure_sectors, synthetic_profile
 
 HERE = "6.18.3-amd64"
 MEASURED = synthetic_profile(("nvme", "sata"), quick=True)
@@ -56,6 +56,19 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == ["devices.profile.json"]
     text = json.loads(path.read_text())
     assert text["tiers"][0]["cells"][0]["block_bytes"] == 4096
+
+
+def test_sectors_are_kept_and_not_modelled(tmp_path: Path) -> None:
+    path = tmp_path / "devices.profile.json"
+    sectors = tuple(measure_sectors(NVMM))
+    tiers = tuple(msgspec.structs.replace(tier, cells=(*tier.cells, *sectors)) for tier in MEASURED.tiers)
+    save_profile(path, msgspec.structs.replace(MEASURED, tiers=tiers))
+    found = load_profile(path)
+    assert found is not None
+    assert found.tiers == tiers
+    for tier, before in zip(found.tiers, MEASURED.tiers, strict=True):
+        assert tuple(one for one in tier.cells if one.modelled) == before.cells
+        assert summary_of(tier.cells, "write") == summary_of(before.cells, "write")
 
 
 def test_a_write_that_fails_leaves_the_old_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

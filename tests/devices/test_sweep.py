@@ -24,8 +24,12 @@ def test_the_quick_sweep_has_what_a_summary_and_a_model_need() -> None:
         assert small == [1, 2, 4, 8, 16, 32, 64]
         assert len({p.block_bytes for p in points if (p.direction, p.pattern, p.k) == (way, "random", 1)}) >= 3
         assert any(p.pattern == "sequential" for p in points if p.direction == way)
+        sectors = [p for p in points if p.direction == way and p.block_bytes < 4096]
+        assert len(sectors) == 6
+        assert {(p.pattern, p.block_bytes, p.beside) for p in sectors} == {("random", 512, 0)}
+        assert sectors[0].k == 1
     assert any(p.beside for p in points)
-    assert quick_sweep().seconds * 3 < 50
+    assert quick_sweep().seconds * 3 < 60
 
 
 def test_the_full_sweep_has_every_k_with_every_block_size() -> None:
@@ -33,7 +37,8 @@ def test_the_full_sweep_has_every_k_with_every_block_size() -> None:
     assert len(set(points)) == len(points)
     for way in ("read", "write"):
         plain = {(p.k, p.block_bytes) for p in points if p.direction == way and p.pattern == "random" and not p.beside}
-        assert len(plain) == 12 * 5
+        assert len({point for point in plain if point[1] >= 4096}) == 12 * 5
+        assert {k for k, block in plain if block == 512} == {1, 2, 4, 8, 16, 32, 64}
         rows = {p.k for p in points if (p.direction, p.pattern, p.block_bytes) == (way, "sequential", 131072)}
         assert rows == {p.k for p in points}
     assert {(p.k, p.beside) for p in points if p.beside} == {(4, 4), (4, 16), (16, 4), (16, 16)}
@@ -44,7 +49,20 @@ def test_what_was_asked_for_is_in_the_plan() -> None:
     planned = quick_sweep(size=3 * MIB, runtime=2)
     assert (planned.size, planned.runtime) == (3 * MIB, 2)
     assert planned.seconds > 2 * len(planned.points)
-    assert [point for batch in planned.batches() for point in batch] == list(planned.points)
+    assert [point for batch in planned.batches() for point in batch.points] == list(planned.points)
+    assert {batch.runtime for batch in planned.batches()} == {2}
+
+
+@pytest.mark.parametrize("planned", [quick_sweep(), full_sweep()])
+def test_sectors_come_last_and_by_themselves(planned: Sweep) -> None:
+    kinds = [{point.block_bytes < 4096 for point in batch.points} for batch in planned.batches()]
+    assert kinds == sorted(kinds, key=lambda kind: kind == {True})
+    assert {True} in kinds
+    assert {False, True} not in kinds
+    assert all(
+        batch.runtime == (planned.sector_runtime or planned.runtime if kind == {True} else planned.runtime)
+        for batch, kind in zip(planned.batches(), kinds, strict=True)
+    )
 
 
 def short(size: int) -> Sweep:
@@ -63,6 +81,25 @@ def test_a_real_disk(tmp_path: Path) -> None:
     assert not found.memory
     assert found.file_bytes == 8 * MIB
     assert [cell.k for cell in found.cells] == [point.k for point in short(0).points]
+
+
+SECTORS = tuple(Point(way, "random", k, block) for block in (4096, 512) for way in ("read", "write") for k in (1, 8))
+
+
+@pytest.mark.parametrize(("sector", "sizes"), [(512, {512, 4096}), (4096, {4096})])
+def test_sectors_are_measured_where_the_disk_has_them(sector: int, sizes: set[int], tmp_path: Path) -> None:
+    with ext4(tmp_path, 64 * MIB, sector) as place:
+        found = measure(place, device_of(place), Sweep(SECTORS, 0.05, 8 * MIB, 5), 0)
+    assert found.direct
+    assert {cell.block_bytes for cell in found.cells} == sizes
+    assert len(found.cells) == 4 * len(sizes)
+
+
+def test_sectors_are_not_measured_where_they_reach_no_disk(tmp_path: Path) -> None:
+    for filesystem in ("tmpfs", "ramfs"):
+        with mounted("-t", filesystem, filesystem, at=tmp_path / filesystem) as place:
+            found = measure(place, device_of(place), Sweep(SECTORS, 0.05, 8 * MIB, 5), 0)
+        assert {cell.block_bytes for cell in found.cells} == {4096}
 
 
 def test_memory_that_refuses_direct_io(tmp_path: Path) -> None:
