@@ -77,6 +77,8 @@ _ENGINE_OPTIONS: Final = (
     click.option("--compaction-style", type=click.Choice(["leveled", "universal"])),
     click.option("--growth-factor", type=int, help="Each level is so many times the one above."),
     click.option("--level-base", type=size, help="Size of level 1."),
+    click.option("--level0-slowdown", type=int, help="Files of level 0 at which writers are slowed down."),
+    click.option("--level0-stop", type=int, help="Files of level 0 at which writers are stopped."),
     click.option("--dynamic-levels/--no-dynamic-levels", default=None, help="Level sizes follow the last level's."),
     click.option(
         "--db-path", "db_paths", type=_db_path, multiple=True, metavar="PATH:SIZE", help="A directory for tables."
@@ -307,10 +309,13 @@ def _run(directory: Path, workload: Workload, values: Values, *, operations: int
 def _measure(plan: Plan, json_file: Path | None) -> Result:
     from workloads.runner.benchmark import Benchmark
     from workloads.runner.show import watching
+    from workloads.runner.stuck import STUCK_SECONDS, ended_when_stuck
 
     if json_file is not None:
         _writable(json_file)
-    with sigterm_as_ctrl_c(), watching(errors) as watcher:
+    places = [plan.directory, *(Path(place.path) for place in plan.options.db_paths)]
+    kept = ended_when_stuck(f"{plan.engine} {plan.directory}", places, STUCK_SECONDS)
+    with sigterm_as_ctrl_c(), kept, watching(errors) as watcher:
         return Benchmark(plan, watcher).run()
 
 

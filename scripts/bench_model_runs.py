@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-import json
-import re
 import shutil
-import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Final, Literal, NamedTuple
+from typing import Final, Literal
 
 from keigo.devices.profile import TierProfile, load_profile, profile_path
 from keigo.errors import KeigoError
 from testbed import bed, parameters
 from workloads.engines.db_bench import DbBench
 from workloads.engines.db_bench_output import parse_result
+from workloads.engines.db_bench_settled import run_settled
 from workloads.engines.options import CompactionStyle, EngineOptions
 
 Workload = Literal["write", "read-mostly"]
@@ -45,11 +42,6 @@ TRIGGERS: Final = {
 FILE: Final = MIB
 READERS: Final = 8
 READ_PERCENT: Final = 90
-_QUIET: Final = 0.4  # seconds without a compaction: the next one is scheduled within a millisecond of the last
-_POLL: Final = 0.2
-_EVENT: Final = re.compile(
-    r'EVENT_LOG_v1 (\{.*"event": "(?:compaction_started|compaction_finished|flush_started|flush_finished)".*\})\n'
-)
 
 
 class RunError(KeigoError):
@@ -154,7 +146,7 @@ class Databases:
         """Put a database with the levels of this setting at `target`."""
         kept = self._base / f"{setting.style}-{setting.growth}"
         if not kept.exists():
-            _written(_bench(kept, setting, ("fillrandom", "overwrite"), self._entries, seed=0), kept)
+            _written(_bench(kept, setting, ("fillrandom", "overwrite"), self._entries, seed=0))
         shutil.rmtree(target, ignore_errors=True)
         shutil.copytree(kept, target)
         # Or the kernel would write the copy back while the run is measured.
@@ -164,7 +156,7 @@ class Databases:
 def run(setting: Setting, workload: Workload, database: Path, entries: int, seconds: int, seed: int) -> Run:
     """One run on the database there; leaves it changed. Raises KeigoError."""
     if workload == "write":
-        return _written(_bench(database, setting, ("overwrite",), entries, seed), database)
+        return _written(_bench(database, setting, ("overwrite",), entries, seed))
     bench = _bench(database, setting, ("readrandomwriterandom",), entries, seed)
     extra = {**bench.extra, "readwritepercent": str(READ_PERCENT)}
     bench = replace(bench, threads=READERS, duration=seconds, extra=extra)
@@ -189,78 +181,11 @@ def _bench(database: Path, setting: Setting, benchmarks: tuple[str, ...], entrie
     )
 
 
-def _written(bench: DbBench, database: Path) -> Run:
-    """Write, and wait until no compaction is due: the time from the first write to the end of the last compaction.
-
-    db_bench's own waitforcompaction looks every 10 s; here it only keeps the database open, and the time is that of the
-    last event in RocksDB's log.
-    """
+def _written(bench: DbBench) -> Run:
+    """Write, and wait until no compaction is due: the time from the first write to the end of the last compaction."""
+    found = run_settled(bench)
     count = bench.num * len(bench.benchmarks)
-    bench = replace(bench, benchmarks=(*bench.benchmarks, "waitforcompaction"))
-    with _started(bench) as process:
-        assert process.stdout is not None
-        began, text = 0.0, ""
-        for line in process.stdout:
-            text += line
-            if (found := parse_result(line.rstrip("\n"))) is not None:
-                now = time.time()
-                began = began or now - found.seconds
-            if line.startswith("waitforcompaction") and "started" in line:
-                break
-        else:
-            raise RunError(f"db_bench {database}: ended early: {text.strip()[-200:]}")
-        events = _events_once_quiet(database / "LOG", process)
-        process.send_signal(signal.SIGTERM)
-    written = {name: sum(event.bytes for event in events if event.name == name) for name in ("flush", "compaction")}
-    amplification = 1 + written["compaction"] / written["flush"] if written["flush"] else None
-    return Run(count / (max(event.time for event in events) - began), amplification)
-
-
-class _Event(NamedTuple):
-    """The end of a flush or compaction."""
-
-    time: float
-    """Unix time."""
-    name: Literal["flush", "compaction"]
-    bytes: int
-    """Written."""
-
-
-def _events_once_quiet(log: Path, process: subprocess.Popen[str]) -> list[_Event]:
-    """All flushes and compactions since the database was opened, once none runs and none has begun for a while.
-
-    Or once db_bench has ended, for then it has seen itself that none is due.
-    """
-    ended = False
-    while not ended:
-        ended = process.poll() is not None
-        running, events = _events(log.read_text(errors="replace"))
-        if running == 0 and events and time.time() - events[-1].time > _QUIET:
-            return events
-        time.sleep(_POLL)  # a log has no event of its own to wait for
-    if process.returncode or not events:
-        raise RunError(f"db_bench {log.parent}: exit {process.returncode} while compactions were due")
-    return events
-
-
-def _events(log: str) -> tuple[int, list[_Event]]:
-    """Compactions that run, and what has ended."""
-    running = 0
-    flushed: dict[int, int] = {}
-    events = []
-    for line in _EVENT.findall(log):
-        event = json.loads(line)
-        moment, name = event["time_micros"] / 1e6, event["event"]
-        if name == "flush_started":
-            flushed[event["job"]] = event["total_data_size"]
-        elif name == "flush_finished":
-            events.append(_Event(moment, "flush", flushed.pop(event["job"])))
-        elif name == "compaction_started":
-            running += 1
-        else:
-            running -= 1
-            events.append(_Event(moment, "compaction", event["total_output_size"]))
-    return running, events
+    return Run(count / (found.seconds + found.settle_seconds), found.write_amplification)
 
 
 @contextmanager

@@ -19,6 +19,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from keigo import mounts
+from keigo.config import POLICIES
+from keigo.control import ask, volume_of
 from keigo.errors import KeigoError
 from workloads.compare import interleave, plan, results
 from workloads.compare.hierarchy import TestbedPlan, identity, prepared
@@ -116,12 +118,48 @@ def test_every_kind_of_setup_runs_or_says_why(place: Path) -> None:
     why = {setup.name: setup.unable for setup in found.setups if setup.unable is not None}
     assert why == {
         "keigo-levels-cache": "this version of Keigo has no cache",
-        "keigo-nonesuch": "this version of Keigo has no policy nonesuch (it has levels)",
+        "keigo-nonesuch": f"this version of Keigo has no policy nonesuch (it has {', '.join(POLICIES)})",
     }
     assert "keigo-levels-cache did not run: this version of Keigo has no cache" in done.stdout
     assert (place / "plan.html").read_text().count("this version of Keigo has no cache") == 1
     assert_clean(place)
     assert sorted(os.listdir(place)) == ["fast", "plan.html", "plan.json", "plan.yaml", "slow"]
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_every_policy_runs(place: Path, policy: str) -> None:
+    path = write(place, TIERS + WORKLOAD + ENGINE + f"setups: [{{keigo: {policy}}}]\nrepeats: 1\n")
+    found = interleave.compare(plan.load(path), place / "out.json", Quiet(), resume=False)
+    (run,) = found.runs
+    assert (run.setup, run.error) == (f"keigo-{policy}", None)
+    assert run.result is not None
+    assert run.result.mount is not None
+    assert run.result.mount.policy == policy
+    assert_clean(place)
+
+
+def test_the_daemon_finds_the_profile_of_a_setup(place: Path) -> None:
+    (place / "my.json").write_text("measured by hand")
+    setups = "setups: [{keigo: cost, profile: my.json}, {keigo: cost, profile: absent.json, name: absent}]\n"
+    wanted = plan.load(write(place, TIERS + WORKLOAD + setups))
+    with_profile, without = wanted.setups
+    assert with_profile.unable(wanted.tiers, "rocksdb") is None
+    assert "profile my.json" in with_profile.about(wanted.tiers)
+    assert without.unable(wanted.tiers, "rocksdb") == f"{place}/absent.json: no such file"
+    with (
+        prepared(wanted.tiers, None, wanted.source, print) as hierarchy,
+        with_profile.up(hierarchy) as up,
+    ):
+        found = ask(volume_of(up.directory), "status")["profile"]
+        assert Path(found["path"]).read_text() == "measured by hand"
+        assert found["remarks"] != []
+    with (
+        prepared(wanted.tiers, None, wanted.source, print) as hierarchy,
+        pytest.raises(CompareError, match="No such file"),
+        without.up(hierarchy),
+    ):
+        pass
+    assert_clean(place)
 
 
 def test_db_bench_runs_on_every_setup_that_it_can(place: Path) -> None:
@@ -361,6 +399,8 @@ MISTAKES = [
     ("keigo: levels", "tier: middle", "4: setups[1]: tier: 'middle' is none of fast, slow"),
     ("keigo: levels", "keigo: levels, driver: fast", "4: setups[1]: driver: 'fast' is none of auto, kernel, pyfuse3"),
     ("keigo: levels", "name: x", "must have one of tier, db_paths, mergerfs, directory, keigo, not none"),
+    ("keigo: levels", "keigo: cost, levels: {fast: [0]}", "4: setups[1]: levels: is for policy levels only"),
+    ("keigo: levels", "keigo: cost, profile: 1", "4: setups[1]: profile: must be a text, not 1"),
     ("{keigo: levels}", "keigo", "4: setups[1]: 'keigo' is none of all-slow"),
     ("ycsb-a", "ycsb-z", "2: workload: name: 'ycsb-z' is none of ycsb-a"),
     ("records: 400", "records: many", "2: workload: records: must be a whole number from 1 on, not 'many'"),

@@ -178,6 +178,8 @@ ALL = EngineOptions(
     compaction_style="leveled",
     growth_factor=4,
     level_base=1 << 20,
+    level0_slowdown=9,
+    level0_stop=11,
     dynamic_levels=True,
 )
 

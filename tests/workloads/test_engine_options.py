@@ -34,6 +34,8 @@ ALL = EngineOptions(
     compaction_style="universal",
     growth_factor=4,
     level_base=1 << 20,
+    level0_slowdown=9,
+    level0_stop=11,
     dynamic_levels=False,
 )
 STORED = {
@@ -50,6 +52,8 @@ STORED = {
     "compaction_style": "kCompactionStyleUniversal",
     "max_bytes_for_level_multiplier": "4.000000",
     "max_bytes_for_level_base": "1048576",
+    "level0_slowdown_writes_trigger": "9",
+    "level0_stop_writes_trigger": "11",
     "level_compaction_dynamic_level_bytes": "false",
 }
 
@@ -256,6 +260,8 @@ LEVELDB_HAS_NOT: dict[str, Any] = {
     "wal": False,
     "growth_factor": 4,
     "level_base": 1 << 20,
+    "level0_slowdown": 9,
+    "level0_stop": 11,
     "dynamic_levels": True,
     "db_paths": (DbPath("a", 1),),
 }

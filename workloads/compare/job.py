@@ -49,6 +49,12 @@ class Job(msgspec.Struct, frozen=True):
     """A name of `PARAMETERS`."""
     parameters: dict[str, Any]
     settings: Settings
+    load: bool = True
+    """Whether to load records first; else the run finds what an earlier job loaded."""
+    run: bool = True
+    """Whether anything is done after the load."""
+    settle: bool = False
+    """Whether compactions are waited for after the run, too."""
 
 
 def _ycsb(letter: str) -> Callable[[Mapping[str, Any], Settings], Workload]:
@@ -94,7 +100,7 @@ PARAMETERS: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
         "shifting": ("records", "value_size", "phase_operations", "hot_records", "hot_operations"),
         "timeseries": ("series", "loaded_points", "value_size", "scan_share", "most_scanned"),
         "trace": ("path", "value_size", "paced"),
-        DB_BENCH: ("benchmark", "load", "records", "key_size", "value_size"),
+        DB_BENCH: ("benchmark", "load", "records", "key_size", "value_size", "read_percent"),
     }
 )
 """The workloads, and what each may be told."""
@@ -121,5 +127,8 @@ def runner_plan(job: Job) -> Plan:
         options=EngineOptions(**job.options, db_paths=tuple(DbPath(*place) for place in job.db_paths)),
         numbers=np.unique(workload.columns.key) if isinstance(workload, Trace) else None,
         deletes=is_trace,
+        load=job.load,
+        run=job.run,
+        settle=job.settle,
         **settings,
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 from contextlib import nullcontext
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
@@ -13,6 +14,7 @@ from keigo import __version__
 from workloads.compare.job import DB_BENCH, Job
 from workloads.engines.db_bench import MIXGRAPH, DbBench, run
 from workloads.engines.db_bench_output import BenchReport, LatencyHistogram
+from workloads.engines.db_bench_settled import run_settled
 from workloads.engines.options import EngineOptions
 from workloads.runner.benchmark import Watcher
 from workloads.runner.isolation import drop_page_cache, memory_limit
@@ -21,6 +23,7 @@ from workloads.runner.result import FORMAT, Latency, Phase, Result
 
 _PIECES: Final = 16
 """A bucket's latencies are spread evenly over it, as db_bench does for its percentiles."""
+_WRITES_ONLY: Final = ("fill", "overwrite")
 
 
 def run_native(job: Job, watcher: Watcher) -> Result:
@@ -31,13 +34,14 @@ def run_native(job: Job, watcher: Watcher) -> Result:
     phases = []
     with nullcontext() if settings.memory is None else memory_limit(settings.memory, pids):
         load = job.parameters.get("load")
-        if load is not None:
+        if load is not None and job.load:
             watcher.begin("load", job.parameters["records"], None)
-            phases.append(_phase("load", _bench(job, (load, "waitforcompaction")), meters))
+            phases.append(_phase("load", _bench(job, load), meters, settle=True))
         if settings.drop_caches:
             drop_page_cache()
-        watcher.begin("run", settings.operations, settings.seconds)
-        phases.append(_phase("run", _bench(job, (job.parameters["benchmark"],)), meters))
+        if job.run:
+            watcher.begin("run", settings.operations, settings.seconds)
+            phases.append(_phase("run", _bench(job, job.parameters["benchmark"]), meters, settle=job.settle))
     return Result(
         format=FORMAT,
         keigo=__version__,
@@ -58,34 +62,39 @@ def run_native(job: Job, watcher: Watcher) -> Result:
     )
 
 
-def _bench(job: Job, benchmarks: tuple[str, ...]) -> DbBench:
+def _bench(job: Job, benchmark: str) -> DbBench:
     settings, given = job.settings, job.parameters
-    is_run = given["benchmark"] in benchmarks
+    is_run = given["benchmark"] == benchmark
     sizes: dict[str, Any] = {name: given[name] for name in ("key_size", "value_size") if name in given}
-    each = None if settings.operations is None else max(1, settings.operations // settings.threads)
+    each = None if settings.operations is None or not is_run else max(1, settings.operations // settings.threads)
+    extra = dict(MIXGRAPH) if benchmark == "mixgraph" else {}
+    if each is not None and benchmark.startswith(_WRITES_ONLY):
+        extra["writes"] = str(each)
+    if "read_percent" in given and benchmark == "readrandomwriterandom":
+        extra["readwritepercent"] = str(given["read_percent"])
     return DbBench(
         job.directory,
-        benchmarks,
+        (benchmark,),
         given["records"],
         EngineOptions(**job.options),
-        reads=each if is_run else None,
+        reads=each,
         threads=settings.threads if is_run else 1,
         duration=int(settings.seconds or 0) if is_run else 0,
         seed=settings.seed + 1,  # db_bench takes 0 for any seed
         histogram=True,
         timeline=is_run,
-        extra=MIXGRAPH if "mixgraph" in benchmarks else {},
+        extra=extra,
         **sizes,
     )
 
 
-def _phase(name: str, bench: DbBench, meters: Meters) -> Phase:
+def _phase(name: str, bench: DbBench, meters: Meters, *, settle: bool) -> Phase:
     sampler, before = Sampler(meters), os.times()
     sampler.sample()
-    report = run(bench)
+    settled = run_settled(replace(bench, timeline=False)) if settle else None
+    report = run(bench) if settled is None else settled.report
     sampler.sample()
     after, samples, found = os.times(), sampler.samples(), report.results[0]
-    waited = sum(result.seconds for result in report.results[1:])
     return Phase(
         name=name,
         seconds=found.seconds,
@@ -97,14 +106,14 @@ def _phase(name: str, bench: DbBench, meters: Meters) -> Phase:
         latency={histogram.operation: spread_out(histogram) for histogram in found.histograms if histogram.count},
         service={},
         behind=0.0,
-        interval=1.0,
+        interval=1.0 if settled is None else found.seconds,
         per_interval={found.name: _timeline(report)},
         samples=samples,
         database_cpu=after.children_user + after.children_system - before.children_user - before.children_system,
         daemon_cpu=samples.daemon_cpu[-1] if samples.daemon_cpu else None,
         read_bytes={tier: column[-1] for tier, column in samples.read_bytes.items()},
         written_bytes={tier: column[-1] for tier, column in samples.written_bytes.items()},
-        settle_seconds=waited if name == "load" else None,
+        settle_seconds=None if settled is None else settled.settle_seconds,
         levels=[],
         stall_seconds=None,
     )

@@ -177,6 +177,7 @@ _PARAMETERS: Final[Mapping[str, _Reader]] = {
     **dict.fromkeys(("distribution", "variant"), Node.text),
     **dict.fromkeys(("benchmark", "load"), lambda node: node.choice(_BENCHMARKS)),
     "key_size": Node.count,
+    "read_percent": lambda node: node.count(0),
     **dict.fromkeys(("ordered", "paced"), Node.flag),
     "value_size": Node.size,
     "path": lambda node: str(node.source.parent / node.text()),
@@ -189,6 +190,7 @@ _OPTIONS: Final[Mapping[str, _Reader]] = {
     "bloom_bits": lambda node: node.count(0),
     "max_open_files": lambda node: node.count(-1),
     "growth_factor": lambda node: node.count(2),
+    **dict.fromkeys(("level0_slowdown", "level0_stop"), Node.count),
     "compression": lambda node: node.choice(COMPRESSIONS),
     "compaction_style": lambda node: node.choice(COMPACTION_STYLES),
 }

@@ -9,7 +9,7 @@
       - mergerfs
       - {directory: /var/tmp}
       - {keigo: levels, driver: pyfuse3, cache: true, levels: {nvme: [wal, 0, 1, 2], sata: [3, 4, 5, 6]}}
-      - {keigo: levels, name: Keigo}
+      - {keigo: cost, name: Keigo, profile: devices.profile.json}   # beside the plan; see `keigo profile`
 
 Each has a name that no other has.
 """
@@ -60,7 +60,7 @@ def _mapped(item: Node, tiers: Sequence[TierPlan], base: Path) -> Setup:
     if len(kinds) != 1:
         raise item.error(f"must have one of {', '.join(_KINDS)}, not {' and '.join(kinds) or 'none'}")
     kind = kinds[0]
-    more = ("driver", "cache", "levels") if kind == "keigo" else ()
+    more = ("driver", "cache", "levels", "profile") if kind == "keigo" else ()
     given = item.mapping((kind, "name", *more))
     value = given.get(kind)
     name = given["name"].text() if "name" in given else None
@@ -76,11 +76,18 @@ def _mapped(item: Node, tiers: Sequence[TierPlan], base: Path) -> Setup:
         return OneTier(name or f"tier-{value.text()}", names.index(value.choice(names)))
     if kind == "directory":
         return Plain(name or "plain", base / value.text())
+    return _keigo(given, value.text(), name, names, base)
+
+
+def _keigo(given: dict[str, Node], policy: str, name: str | None, names: Sequence[str], base: Path) -> Keigo:
+    if "levels" in given and policy != "levels":
+        raise given["levels"].error(f"is for policy levels only; the policy is {policy}")
     driver = given["driver"].choice(DRIVERS) if "driver" in given else "auto"
     cache = "cache" in given and given["cache"].flag()
     levels = {tier: _levels(node) for tier, node in _of_tiers(given["levels"], names)} if "levels" in given else None
-    parts = ["keigo", value.text(), *([driver] if driver != "auto" else []), *(["cache"] if cache else [])]
-    return Keigo(name or "-".join(parts), value.text(), driver, cache, levels)
+    profile = base / given["profile"].text() if "profile" in given else None
+    parts = ["keigo", policy, *([driver] if driver != "auto" else []), *(["cache"] if cache else [])]
+    return Keigo(name or "-".join(parts), policy, driver, cache, levels, profile)
 
 
 def _of_tiers(node: Node, names: Sequence[str]) -> list[tuple[str, Node]]:

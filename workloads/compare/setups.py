@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Final, Protocol
 
 from keigo.config import POLICIES, Level
+from keigo.devices.profile import profile_path
 from keigo.units import format_size
 from workloads.compare.hierarchy import Hierarchy, Tier, TierPlan, unmount_below
 from workloads.compare.tools import CompareError, keigo, undisturbed
@@ -189,18 +190,23 @@ class Keigo:
     cache: bool = False
     levels: Mapping[str, tuple[Level, ...]] | None = None
     """Tier -> levels, for the policy of that name; None: the policy's own."""
+    profile: Path | None = None
+    """A profile of the tiers' devices, for `cost`; None: it goes by their order."""
 
     def about(self, tiers: Sequence[TierPlan]) -> str:
         """See Setup."""
         levels = "" if self.levels is None else f", {json.dumps({t: list(ls) for t, ls in self.levels.items()})}"
         cache = ", with the cache" if self.cache else ""
         names = ", ".join(tier.name for tier in tiers)
-        return f"Keigo over {names}, policy {self.policy}{levels}{cache}, driver {self.driver}"
+        profile = "" if self.profile is None else f", profile {self.profile.name}"
+        return f"Keigo over {names}, policy {self.policy}{levels}{cache}{profile}, driver {self.driver}"
 
     def unable(self, tiers: Sequence[TierPlan], engine: str) -> str | None:  # noqa: ARG002
         """See Setup."""
         if self.policy not in POLICIES:
             return f"this version of Keigo has no policy {self.policy} (it has {', '.join(POLICIES)})"
+        if self.profile is not None and not self.profile.is_file():
+            return f"{self.profile}: no such file"
         return "this version of Keigo has no cache" if self.cache else None
 
     @contextmanager
@@ -209,6 +215,11 @@ class Keigo:
         mount = made(hierarchy.slowest, "db")
         config = made(hierarchy.slowest, "config") / "devices.yaml"
         config.write_text(json.dumps(self._config(hierarchy), indent=1))  # JSON is YAML
+        if self.profile is not None:
+            try:
+                shutil.copyfile(self.profile, profile_path(config))
+            except OSError as error:
+                raise CompareError(f"{self.profile}: {error.strerror}") from error
         log = config.with_name("log")
         keigo("mount", mount, "-d", config, "--driver", self.driver, "--log-file", log)
         try:

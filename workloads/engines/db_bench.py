@@ -45,6 +45,8 @@ _FLAGS: Final = {
     "sync": "sync",
     "growth_factor": "max_bytes_for_level_multiplier",
     "level_base": "max_bytes_for_level_base",
+    "level0_slowdown": "level0_slowdown_writes_trigger",
+    "level0_stop": "level0_stop_writes_trigger",
     "dynamic_levels": "level_compaction_dynamic_level_bytes",
 }
 

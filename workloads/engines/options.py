@@ -63,6 +63,10 @@ class EngineOptions:
     """How many times larger each level is than the one above."""
     level_base: int | None = None
     """Size of level 1."""
+    level0_slowdown: int | None = None
+    """Files of level 0 at which writers are slowed down."""
+    level0_stop: int | None = None
+    """Files of level 0 at which writers are stopped."""
     dynamic_levels: bool | None = None
     """Level sizes follow from the last level's, and the first level with tables moves up as it grows."""
     db_paths: tuple[DbPath, ...] = ()
@@ -98,8 +102,13 @@ _LEAST: Final = {
     "max_open_files": -1,
     "growth_factor": 2,
     "level_base": 1,
+    "level0_slowdown": 1,
+    "level0_stop": 1,
 }
-_COUNTS: Final = ("background_jobs", "subcompactions", "bloom_bits", "max_open_files", "growth_factor")
+_COUNTS: Final = (
+    *("background_jobs", "subcompactions", "bloom_bits", "max_open_files", "growth_factor"),
+    *("level0_slowdown", "level0_stop"),
+)
 _MOST: Final = (1 << 31) - 1  # the engines have them as int
 OPTION_NAMES: Final = tuple(field.name for field in fields(EngineOptions))
 

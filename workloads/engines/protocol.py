@@ -42,7 +42,8 @@ class Engine(Protocol):
     the binding: see the engine's own module for what was measured.
 
     Errors: EngineError, with the engine's own words, also for data whose checksum is wrong; after one from a write the
-    database may refuse further writes. Nothing else is raised for what happens to files.
+    database may refuse further writes. Nothing else is raised for what happens to files. On a full device a write of
+    RocksDB may wait instead, until there is room.
     """
 
     name: str

@@ -52,6 +52,8 @@ _STORED: Final[Mapping[str, tuple[str, Callable[[object], str | tuple[str, ...]]
     "compaction_style": ("compaction_style", lambda name: _STYLE_NAMES[str(name)]),
     "growth_factor": ("max_bytes_for_level_multiplier", lambda factor: f"{factor}.000000"),
     "level_base": ("max_bytes_for_level_base", str),
+    "level0_slowdown": ("level0_slowdown_writes_trigger", str),
+    "level0_stop": ("level0_stop_writes_trigger", str),
     "dynamic_levels": ("level_compaction_dynamic_level_bytes", _boolean),
 }
 """Option -> its name in the file, and how a value is written there.

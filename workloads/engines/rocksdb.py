@@ -4,7 +4,8 @@ The binding holds the GIL during `get`, `put`, `delete`, `write` and each step o
 device: threads of one process take turns. rocksdict releases it during `flush` and compactions, speedict does not.
 Microseconds per operation of rocksdict 0.3.29 on 2 CPUs (400 byte values, 200,000 keys) with 1, 2 and 4 threads:
 get from the block cache 3.5, 3.9, 3.3; get with direct reads of a disk 91, 92, 72; put 4.8, 6.3, 5.3; synced put 306,
-282, 261. Only `db_bench` shows what several threads can do. A put that the engine stalls stops every Python thread.
+282, 261. Only `db_bench` shows what several threads can do. A put that the engine stalls stops every Python thread, on
+a full device for ever: see `runner.stuck`.
 """
 
 from __future__ import annotations
@@ -197,6 +198,8 @@ def _binding_options(binding: ModuleType, options: EngineOptions, *, create: boo
         "max_open_files": found.set_max_open_files,
         "growth_factor": found.set_max_bytes_for_level_multiplier,
         "level_base": found.set_max_bytes_for_level_base,
+        "level0_slowdown": found.set_level_zero_slowdown_writes_trigger,
+        "level0_stop": found.set_level_zero_stop_writes_trigger,
         "dynamic_levels": found.set_level_compaction_dynamic_level_bytes,
     }
     for name, setter in setters.items():

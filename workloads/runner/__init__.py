@@ -2,7 +2,8 @@
 
 `place` owns the directory that a run may use, `drive` the loop around each operation, `phase` the threads of a load or
 a run, `meters` what is read of processes and tiers meanwhile, `isolation` the page cache and the memory limit,
-`benchmark` the order of it all, `result` what comes out (its JSON is an interface: programs read it).
+`benchmark` the order of it all, `result` what comes out (its JSON is an interface: programs read it), `stuck` the end
+of a program whose engine waits for ever.
 
 Operations are done by threads of one process. A database can be open in one process only, so several processes would
 be several databases. LevelDB's binding releases the GIL in every call, so its threads run at once; those of RocksDB

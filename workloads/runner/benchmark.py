@@ -82,6 +82,8 @@ class Plan:
     compression_ratio: float = 1.0
     load: bool = True
     run: bool = True
+    settle: bool = False
+    """Whether compactions are waited for after the run, too, as they always are after a load."""
     verify: bool = False
     drop_caches: bool = False
     memory: int | None = None
@@ -234,7 +236,7 @@ class Benchmark:
             self._abandoned = True
             raise
         settled, failed = None, measured.error
-        if name == "load" and failed is None and not measured.interrupted:
+        if (name == "load" or self._plan.settle) and failed is None and not measured.interrupted:
             self._watcher.begin("waiting for compactions", None, None)
             start = time.monotonic()
             try:
@@ -322,7 +324,7 @@ class Benchmark:
                 name: getattr(plan, name)
                 for name in (
                     *("threads", "operations", "seconds", "warm_up", "rate", "interval", "seed", "compression_ratio"),
-                    *("load", "run", "verify", "drop_caches", "memory"),
+                    *("load", "run", "settle", "verify", "drop_caches", "memory"),
                 )
             },
             machine=machine(),

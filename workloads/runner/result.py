@@ -93,7 +93,7 @@ class Phase(msgspec.Struct, frozen=True):
     own once a second, and a device's figures are of everybody who uses it."""
     written_bytes: dict[str, int]
     settle_seconds: float | None
-    """How long the load's compactions took after its last operation; None where they were not waited for."""
+    """How long the compactions took after the last operation; None where they were not waited for."""
     levels: list[Level]
     """Of the tree, at the end."""
     stall_seconds: float | None
