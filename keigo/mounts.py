@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import os
 import re
+import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,12 @@ from typing import Final
 
 FSTYPE: Final = "fuse.keigo"
 SOURCE: Final = "keigo:"
+_AT_FDCWD: Final = -100
+_AT_NO_AUTOMOUNT: Final = 0x800
+_AT_STATX_DONT_SYNC: Final = 0x4000
+_STATX_MNT_ID_UNIQUE: Final = 0x4000
+_STATX_SIZE: Final = 256  # of struct statx (include/uapi/linux/stat.h)
+_STX_MNT_ID: Final = 0x90
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -138,25 +145,75 @@ def _listed(path: str) -> list[str]:
         return []
 
 
-def holders_of(mount_ids: set[int], devices: set[str]) -> list[Holder]:
-    """Processes with an open file on one of the mounts, or a mapped file of one of the devices (major:minor)."""
-    found = {}
+def _files_on(mount_ids: set[int], devices: set[str]) -> Iterator[tuple[Holder, str]]:
+    """Open files on one of the mounts, mapped files of one of the devices (major:minor), each with its own link.
+
+    The link, below /proc/PID, leads to the file itself, also where no path does.
+    """
     maps = {f"{int(d.split(':')[0]):02x}:{int(d.split(':')[1]):02x}" for d in devices}
     for pid, command in _processes():
         for fd in _listed(f"/proc/{pid}/fd"):
             match = re.search(r"^mnt_id:\s*(\d+)$", _read(f"/proc/{pid}/fdinfo/{fd}"), re.MULTILINE)
             if match and int(match[1]) in mount_ids:
-                found[pid] = Holder(pid, command, _link(f"/proc/{pid}/fd/{fd}"))
+                link = f"/proc/{pid}/fd/{fd}"
+                yield Holder(pid, command, _link(link)), link
         for line in _read(f"/proc/{pid}/maps").splitlines():
             fields = line.split(maxsplit=5)
             if len(fields) == 6 and fields[3] in maps:
-                found.setdefault(pid, Holder(pid, command, fields[5]))
+                begin, end = (int(address, 16) for address in fields[0].split("-"))
+                yield Holder(pid, command, fields[5]), f"/proc/{pid}/map_files/{begin:x}-{end:x}"
+
+
+def unique_id(path: str) -> int | None:
+    """What tells the mount that `path` is on from all others since the machine was started; None before Linux 6.8.
+
+    Asks no file system: answers for a dead mount, too, and does not wait for one that hangs. Raises OSError: EACCES
+    on a FUSE mount that does not serve us (`allow_other`).
+    """
+    status = ctypes.create_string_buffer(_STATX_SIZE)
+    flags = _AT_NO_AUTOMOUNT | _AT_STATX_DONT_SYNC
+    if _libc.statx(_AT_FDCWD, os.fsencode(path), flags, _STATX_MNT_ID_UNIQUE, status) != 0:
+        error = ctypes.get_errno()
+        raise OSError(error, os.strerror(error), path)
+    (known,) = struct.unpack_from("I", status, 0)
+    (found,) = struct.unpack_from("Q", status, _STX_MNT_ID)
+    return int(found) if known & _STATX_MNT_ID_UNIQUE else None
+
+
+def _is_on(link: str, unique: int | None) -> bool:
+    """Whether a file is, or may be, on the dead FUSE mount with this unique id, or where that is not known, on any.
+
+    Such a mount has no cache to answer statfs from, as it may have for stat: ENOTCONN. Whom it does not serve, root
+    included, it tells zeros instead, dead or not (fuse_statfs in the kernel's fs/fuse/inode.c); no other file system
+    has blocks of no size.
+    """
+    try:
+        found = None if unique is None else unique_id(link)
+        return os.statvfs(link).f_bsize == 0 if found is None else found == unique
+    except (FileNotFoundError, ProcessLookupError):
+        return False  # closed, unmapped or ended meanwhile
+    except OSError:
+        return True  # ENOTCONN; or, as EPERM for a mapping, it cannot be known
+
+
+def holders_of_dead(mount_id: int, devices: set[str], unique: int | None) -> list[Holder]:
+    """Processes with an open or a mapped file on a dead FUSE mount that cannot be seen any more.
+
+    Its id and device (major:minor) alone prove nothing: the kernel uses both again at once when nobody holds the mount,
+    and what has them now may have been detached, or mounted while we look. `unique`: see `unique_id`.
+    """
+    found: dict[int, Holder] = {}
+    for holder, link in _files_on({mount_id}, devices):
+        if holder.pid not in found and _is_on(link, unique):
+            found[holder.pid] = holder
     return list(found.values())
 
 
 def users_of(mount: Mount) -> list[Holder]:
     """Processes that keep a mount busy: open and mapped files, working directories."""
-    found = {holder.pid: holder for holder in holders_of({mount.id}, {mount.device})}
+    found: dict[int, Holder] = {}
+    for holder, _ in _files_on({mount.id}, {mount.device}):
+        found.setdefault(holder.pid, holder)
     for pid, command in _processes():
         for name in ("cwd", "root"):
             path = _link(f"/proc/{pid}/{name}")
