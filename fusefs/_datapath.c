@@ -4,6 +4,9 @@
  * next(device) is called by each worker thread. It reads requests and answers READ, FSYNC, FLUSH and RELEASE's
  * bookkeeping-free cases here; the first request of another kind is returned to Python, which answers it and calls again.
  *
+ * Which files are read. A foreground read sets its slot's bit in touched[], and fresh() returns what the slots with a bit
+ * have counted since it last did: a look at 128 KiB, however many files are open.
+ *
  * Who holds what. slots[] maps a handle number to its descriptors. Python sets a slot before it answers the OPEN that
  * hands the number to the kernel, and clears it in RELEASE, which the kernel sends after the last request that uses the
  * number: so no worker sees a slot change under a request, but for its tier. A migration replaces the file behind a
@@ -42,14 +45,17 @@
 #define MAX_TIERS 64
 
 enum { FLUSHED = 1 };
+enum { FOREGROUND = 1 };
 
 struct slot {
     _Atomic int fd;     /* buffered, plus 1; 0: not ours to serve (memory starts as zeros) */
     _Atomic int direct; /* O_DIRECT, plus 1; 0: none */
     _Atomic uint32_t state;
     _Atomic uint32_t tier;
+    uint64_t node;
     _Atomic uint64_t reads[CLASSES];
     _Atomic uint64_t bytes[CLASSES];
+    uint64_t told_reads, told_bytes; /* of the foreground, that `fresh` or `clear` returned; under the GIL */
 };
 
 /* All reads of one tier's files. */
@@ -59,6 +65,7 @@ struct tally {
 };
 
 static struct slot *slots;
+static _Atomic uint64_t touched[MAX_HANDLES / 64]; /* a bit per slot: it has foreground reads that are not told yet */
 static struct tally tallies[MAX_TIERS];
 static _Atomic uint64_t classes[CLASS_SLOTS]; /* tid:32 class:8 until (seconds, low 24 bits):24 */
 static _Atomic int waiting; /* workers in read(2) on the device */
@@ -196,6 +203,15 @@ static ssize_t read_counted(struct slot *slot, char *to, size_t size, uint64_t o
     return got;
 }
 
+/* After the slot's counters: whoever takes the bit sees them. */
+static void touch(uint64_t handle)
+{
+    _Atomic uint64_t *word = &touched[handle / 64];
+    uint64_t bit = (uint64_t)1 << handle % 64;
+    if (!(atomic_load(word) & bit))
+        atomic_fetch_or(word, bit);
+}
+
 /* Serve a request here if it is one of ours; 0 if Python has to. */
 static int serve(int device, const struct fuse_in_header *head, size_t length, PyThreadState **saved)
 {
@@ -216,6 +232,8 @@ static int serve(int device, const struct fuse_in_header *head, size_t length, P
         unsigned kind = class_of(head->pid, saved);
         atomic_fetch_add_explicit(&slot->reads[kind], 1, memory_order_relaxed);
         atomic_fetch_add_explicit(&slot->bytes[kind], (uint64_t)got, memory_order_relaxed);
+        if (kind == FOREGROUND)
+            touch(in->fh);
         answer(device, head->unique, 0, mine.out, (size_t)got);
         return 1;
     }
@@ -307,7 +325,8 @@ static PyObject *datapath_set(PyObject *module, PyObject *args)
     unsigned long long handle;
     int fd, direct;
     unsigned int tier;
-    if (!PyArg_ParseTuple(args, "KiiI", &handle, &fd, &direct, &tier))
+    unsigned long long node;
+    if (!PyArg_ParseTuple(args, "KiiIK", &handle, &fd, &direct, &tier, &node))
         return NULL;
     struct slot *slot = slot_argument(handle);
     if (!slot || !tier_is_valid(tier))
@@ -316,6 +335,8 @@ static PyObject *datapath_set(PyObject *module, PyObject *args)
         atomic_store_explicit(&slot->reads[kind], 0, memory_order_relaxed);
         atomic_store_explicit(&slot->bytes[kind], 0, memory_order_relaxed);
     }
+    slot->told_reads = slot->told_bytes = 0;
+    slot->node = node;
     atomic_store_explicit(&slot->state, 0, memory_order_relaxed);
     atomic_store_explicit(&slot->tier, tier, memory_order_relaxed);
     atomic_store_explicit(&slot->direct, direct + 1, memory_order_relaxed);
@@ -336,6 +357,18 @@ static PyObject *datapath_move(PyObject *module, PyObject *args)
     Py_RETURN_NONE;
 }
 
+/* What a slot has counted of the foreground since last asked: (reads, bytes), before them the node if wanted. */
+static PyObject *tell(struct slot *slot, int with_node)
+{
+    uint64_t reads = atomic_load(&slot->reads[FOREGROUND]), bytes = atomic_load(&slot->bytes[FOREGROUND]);
+    unsigned long long more = reads - slot->told_reads, more_bytes = bytes - slot->told_bytes;
+    slot->told_reads = reads;
+    slot->told_bytes = bytes;
+    if (with_node)
+        return Py_BuildValue("KKK", (unsigned long long)slot->node, more, more_bytes);
+    return Py_BuildValue("KK", more, more_bytes);
+}
+
 static PyObject *datapath_clear(PyObject *module, PyObject *args)
 {
     unsigned long long handle;
@@ -345,7 +378,30 @@ static PyObject *datapath_clear(PyObject *module, PyObject *args)
     if (!slot)
         return NULL;
     atomic_store_explicit(&slot->fd, 0, memory_order_release);
-    Py_RETURN_NONE;
+    atomic_fetch_and(&touched[handle / 64], ~((uint64_t)1 << handle % 64));
+    return tell(slot, 0);
+}
+
+static PyObject *datapath_fresh(PyObject *module, PyObject *unused)
+{
+    PyObject *found = PyList_New(0);
+    if (!found)
+        return NULL;
+    for (size_t word = 0; word < MAX_HANDLES / 64; word++) {
+        if (!atomic_load_explicit(&touched[word], memory_order_relaxed))
+            continue;
+        uint64_t bits = atomic_exchange(&touched[word], 0);
+        for (; bits; bits &= bits - 1) {
+            PyObject *told = tell(&slots[word * 64 + (size_t)__builtin_ctzll(bits)], 1);
+            if (!told || PyList_Append(found, told)) {
+                Py_XDECREF(told);
+                Py_DECREF(found);
+                return NULL;
+            }
+            Py_DECREF(told);
+        }
+    }
+    return found;
 }
 
 static PyObject *datapath_flushed(PyObject *module, PyObject *args)
@@ -423,7 +479,8 @@ static PyMethodDef methods[] = {
     {"next", datapath_next, METH_VARARGS, "Serve requests of a device until one is for Python; returns it, or None to end."},
     {"set", datapath_set, METH_VARARGS, "Let the data path serve a handle by these descriptors."},
     {"move", datapath_move, METH_VARARGS, "Count a handle's reads for another tier from now on."},
-    {"clear", datapath_clear, METH_VARARGS, "End what set began."},
+    {"clear", datapath_clear, METH_VARARGS, "End what set began; returns (reads, bytes) of the foreground not told yet."},
+    {"fresh", datapath_fresh, METH_NOARGS, "[(node, reads, bytes)] of the foreground since last asked, by handle."},
     {"flushed", datapath_flushed, METH_VARARGS, "Whether a descriptor of the handle has been closed."},
     {"counts", datapath_counts, METH_VARARGS, "(reads, bytes) of a handle for each class of thread."},
     {"tally", datapath_tally, METH_VARARGS, "(reads, bytes, nanoseconds, under way) of all handles of a tier so far."},

@@ -26,6 +26,11 @@ class Driver(Protocol):
     def reads(self) -> dict[int, dict[str, tuple[int, int]]]:
         """Node -> class of thread -> (reads, bytes) that reached the daemon, for nodes that the kernel remembers."""
 
+    def fresh_reads(self) -> dict[int, tuple[int, int]]:
+        """Node -> (reads, bytes) of the foreground that reached the daemon since last asked. For one caller; costs by
+        the files that were read, not by those that are open.
+        """
+
     def mount(self, namespace: Namespace, path: str, source: str, *, allow_other: bool) -> None:
         """Mount at `path`; requests wait until `serve`. Raises DriverError with nothing mounted."""
 

@@ -141,6 +141,9 @@ class KernelDriver:
         self._inodes: dict[int, Inode] = {}
         self._inodes_lock = threading.Lock()
         self._pinning_opens = 0
+        self._fresh: dict[int, tuple[int, int]] = {}
+        """Node -> foreground (reads, bytes) of released handles that were not told yet."""
+        self._fresh_lock = threading.Lock()
         self._ended = threading.Event()
         self._starved = -1
         self._workers: set[threading.Thread] = set()
@@ -171,6 +174,14 @@ class KernelDriver:
                 found[node] = by_class
         return found
 
+    def fresh_reads(self) -> dict[int, tuple[int, int]]:
+        """What the data path counted, of open handles and of those released meanwhile."""
+        with self._fresh_lock:
+            found, self._fresh = self._fresh, {}
+            for node, reads, size in _datapath.fresh():
+                _add_reads(found, node, reads, size)
+        return found
+
     # --- mount ---
 
     def mount(self, namespace: Namespace, path: str, source: str, *, allow_other: bool) -> None:
@@ -197,8 +208,8 @@ class KernelDriver:
             _libc.umount2(os.fsencode(path), 0)
             os.close(self._device)
             raise
-        namespace.writes_are_timed = False
-        namespace.read_elsewhere = lambda tier: Moved(*_datapath.tally(tier))
+        namespace.meter.writes_are_timed = False
+        namespace.meter.read_elsewhere = lambda tier: Moved(*_datapath.tally(tier))
         namespace.rehomed = _rehome
 
     def _negotiate(self) -> None:
@@ -256,6 +267,7 @@ class KernelDriver:
         _datapath.set_starved(self._starved)
         classes = ThreadClasses(_datapath.forget)
         _datapath.set_classifier(classes.class_of)
+        self._namespace.works_at = classes.told
         for _ in range(_WAITING):
             self._add_worker()
 
@@ -406,7 +418,8 @@ class KernelDriver:
         if handle < _datapath.MAX_HANDLES:
             direct = -1 if bypass else self._namespace.direct_of(handle)
             with self._namespace.volume.lock:  # a migration sets the tier under it, too
-                _datapath.set(handle, file.fd, direct, self._namespace.volume.open_files[node].tier.index)
+                tier = self._namespace.volume.open_files[node].tier
+                _datapath.set(handle, file.fd, direct, tier.index, node)
         if bypass:
             assert inode.backing is not None  # noqa: S101
             inode.passthrough += 1
@@ -443,7 +456,10 @@ class KernelDriver:
                 inode.mediated -= 1
             inode.reads = _add_counts(inode.reads, handle)
             if handle < _datapath.MAX_HANDLES:
-                _datapath.clear(handle)
+                with self._fresh_lock:
+                    reads, size = _datapath.clear(handle)
+                    if reads:
+                        _add_reads(self._fresh, node, reads, size)
             self._namespace.release(handle)
             inode.changed.notify_all()
 
@@ -688,6 +704,11 @@ class KernelDriver:
 def _rehome(handle: int, tier: int) -> None:
     if handle < _datapath.MAX_HANDLES:
         _datapath.move(handle, tier)
+
+
+def _add_reads(found: dict[int, tuple[int, int]], node: int, reads: int, size: int) -> None:
+    before = found.get(node, (0, 0))
+    found[node] = before[0] + reads, before[1] + size
 
 
 def _add_counts(counts: list[tuple[int, int]], handle: int) -> list[tuple[int, int]]:

@@ -13,23 +13,26 @@ import errno
 import itertools
 import os
 import stat
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Final
 
+from fusefs.handles import DirectoryHandle, Handle
+from fusefs.meter import Meter
 from keigo.lsm.database import Belief
+from keigo.lsm.options import Engine
 from keigo.lsm.roles import IMMUTABLE, Role, role_of
+from keigo.lsm.threads import Job
 from keigo.tiers.catalog import ROOT, Entry
 from keigo.tiers.directories import fail
-from keigo.tiers.fds import Fd, fallocate, magic_link, open_direct, set_times, start_write_back
+from keigo.tiers.fds import Fd, fallocate, magic_link, open_direct, set_times
 from keigo.tiers.observer import TELLING, Observer
 from keigo.tiers.rename import rename
-from keigo.tiers.traffic import Moved, Traffic
-from keigo.tiers.volume import Volume, space_of
+from keigo.tiers.traffic import Traffic
+from keigo.tiers.volume import Volume
 
 NAME_MAX: Final = 255
 ROOT_ID: Final = ROOT
-_WRITE_BACK: Final = 1 << 20  # bytes; less is left to the kernel's own pace
 OBSERVED: Final = frozenset({Role.INFOLOG, Role.MANIFEST, Role.CURRENT, Role.OPTIONS, Role.IDENTITY, Role.LOCK})
 _FOLLOWED: Final = TELLING - {Role.INFOLOG}  # an info log is read when an SST is created, which is soon enough
 _DOTS: Final = 2  # "." and "..", the first names of every directory
@@ -87,42 +90,6 @@ class Space:
     inodes_free: int
 
 
-class Handle:
-    """An open file. When it migrates, another file comes behind the same descriptors (dup2).
-
-    So a read under way ends on the old file, the next one is on the new, and nobody waits for anybody.
-    """
-
-    __slots__ = ("direct", "file", "flags", "node", "number", "role")
-
-    def __init__(self, number: int, node: int, file: Fd, flags: int, role: Role) -> None:
-        self.number = number
-        self.node = node
-        self.file = file
-        self.direct: Fd | None = None
-        """A second descriptor with O_DIRECT, where a driver asked for one."""
-        self.flags = flags
-        self.role = role
-        """What the file was when it was opened."""
-
-    @property
-    def writes(self) -> bool:
-        """Whether it may write."""
-        return self.flags & os.O_ACCMODE != os.O_RDONLY
-
-
-class DirectoryHandle:
-    """An open directory: its names as they were when it was last read from the start."""
-
-    __slots__ = ("file", "names", "node")
-
-    def __init__(self, node: int, file: Fd) -> None:
-        self.node = node
-        self.file = file
-        """On the primary tier; for when the directory is removed while it is open."""
-        self.names: list[tuple[bytes, Entry]] = []
-
-
 class Namespace:
     """See the module's docstring."""
 
@@ -134,11 +101,9 @@ class Namespace:
         self._handles: dict[int, Handle] = {}
         self._by_node: dict[int, set[Handle]] = {}
         self._directories: dict[int, DirectoryHandle] = {}
-        self._told: dict[str, int] = {}
-        self.writes_are_timed = True
-        """Whether every write of a file comes through here, so that the time it takes is known."""
-        self.read_elsewhere: Callable[[int], Moved] = lambda _tier: Moved(0, 0, 0, 0)
-        """What a driver read itself of a tier, by the tier's index."""
+        self.meter = Meter(volume, self._by_node)
+        self.works_at: Callable[[int, Job | None], None] = lambda _thread, _job: None
+        """Tells a driver that a thread works at a job that its name does not tell; None: at none any more."""
         self.rehomed: Callable[[int, int], None] = lambda _handle, _tier: None
         """Tells a driver the new tier of a handle."""
         volume.reopen = self._reopen
@@ -355,6 +320,7 @@ class Namespace:
         """Create a file and open it; returns its attributes and a handle."""
         _check_name(name)
         belief = self.observer.belief(parent, name, caller.tid)
+        self._tell_work(name, caller.tid, belief)
         with self.volume.lock:
             existing = self.volume.lookup(parent, name)
             if existing is not None and existing.kind == "file" and not flags & os.O_EXCL:
@@ -366,6 +332,16 @@ class Namespace:
         if role_of(name) in TELLING:
             self.observer.named(parent, name, caller.tid)
         return attributes, handle
+
+    def _tell_work(self, name: bytes, tid: int, belief: Belief) -> None:
+        """LevelDB's background thread has no name: it is the one that makes tables. But so does, once, the thread that
+        opens the database and finds a log to recover; that one makes a new log then, as no background thread does.
+        """
+        role = role_of(name)
+        if role is Role.SST and belief.engine == Engine.LEVELDB and belief.job in (Job.FLUSH, Job.COMPACTION):
+            self.works_at(tid, Job.COMPACTION)
+        elif role is Role.WAL and belief.job is Job.FOREGROUND:
+            self.works_at(tid, None)
 
     def _create(
         self, parent: int, name: bytes, mode: int, flags: int, caller: Caller, belief: Belief
@@ -629,55 +605,9 @@ class Namespace:
 
     # --- the volume ---
 
-    def measure_writers(self) -> None:
-        """Take note of what the kernel wrote past us, so that room and `status` are right while files are open.
-
-        Also begin to write it back: a database's sync_file_range (`bytes_per_sync`) does nothing on a passthrough
-        file, and the next fsync would find all of it dirty (262 MB were seen).
-        """
-        grown = []
-        with self.volume.lock:
-            for node, handles in self._by_node.items():
-                writer = next((handle for handle in handles if handle.writes), None)
-                if writer is None or not self.volume.open_files[node].pinned:
-                    continue
-                if self.volume.measure(node, os.fstat(writer.file.fd)) >= _WRITE_BACK:
-                    grown.append(writer.file)
-        for file in grown:
-            start_write_back(file.fd)
-
     def _traffic_of(self, opened: Handle) -> Traffic:
         """The counts of the tier that holds an open file."""
         return self.volume.open_files[opened.node].tier.traffic
-
-    def traffic(self, tiers: Sequence[str]) -> list[tuple[Moved, Moved]]:
-        """What came to each of these tiers through the mount, and by migration: (reads, writes).
-
-        With the kernel driver: no reads of passthrough files; of their writes what they grew by, and no times.
-        """
-        found = []
-        with self.volume.lock:
-            growing = self._growing()
-            for name in tiers:
-                tier = self.volume.by_name[name]
-                reads = tier.traffic.reads.moved() + self.read_elsewhere(tier.index)
-                writes = tier.traffic.writes.moved()
-                # A file that is being closed, or was cut, is in neither sum for a moment: no count may go back.
-                told = self._told[name] = max(self._told.get(name, 0), writes.bytes + growing.get(name, 0))
-                took = writes.nanoseconds if self.writes_are_timed else None
-                found.append((reads, replace(writes, bytes=told, nanoseconds=took)))
-        return found
-
-    def _growing(self) -> dict[str, int]:
-        """Tier -> bytes that the kernel wrote past us and that are not charged yet. The lock is held."""
-        found: dict[str, int] = {}
-        for node in self.volume.bypassed:
-            handle = next(iter(self._by_node.get(node, ())), None)
-            if handle is not None:
-                known = self.volume.open_files[node]
-                more = max(0, space_of(os.fstat(handle.file.fd)) - known.space)
-                found[known.tier.name] = found.get(known.tier.name, 0) + more
-        return found
 
     def close(self) -> None:
         """Release what the kernel did not: after an abort no release comes."""

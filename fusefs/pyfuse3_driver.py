@@ -38,7 +38,7 @@ from fusefs.driver import CACHE_TIMEOUT, DriverError
 from fusefs.namespace import Attributes, Caller, Changes, Namespace
 from fusefs.reading_threads import ReadingThreads
 from keigo.lsm.roles import IMMUTABLE
-from keigo.lsm.threads import process_of_thread
+from keigo.lsm.threads import Job, process_of_thread
 
 log = logging.getLogger(__name__)
 
@@ -100,6 +100,14 @@ class Operations(pyfuse3.Operations):
         """Handle of an SST or blob file -> node, process that opened it."""
         self.reads: dict[int, dict[str, tuple[int, int]]] = {}
         """Node -> class of thread -> (reads, bytes)."""
+        self._fresh: dict[int, tuple[int, int]] = {}
+        self._fresh_lock = threading.Lock()
+
+    def take_fresh(self) -> dict[int, tuple[int, int]]:
+        """See `Driver.fresh_reads`."""
+        with self._fresh_lock:
+            found, self._fresh = self._fresh, {}
+        return found
 
     async def _call(self, operation: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
         try:
@@ -235,6 +243,10 @@ class Operations(pyfuse3.Operations):
         counts = self.reads.setdefault(node, {})
         number, total = counts.get(job.value, (0, 0))
         counts[job.value] = number + 1, total + size
+        if job is Job.FOREGROUND:
+            with self._fresh_lock:
+                number, total = self._fresh.get(node, (0, 0))
+                self._fresh[node] = number + 1, total + size
 
     async def write(self, fh: FileHandleT, off: int, buf: bytes) -> int:
         """Write; in the loop when it is small and only goes to memory."""
@@ -338,6 +350,10 @@ class Pyfuse3Driver:
     def reads(self) -> dict[int, dict[str, tuple[int, int]]]:
         """What was counted of SSTs and blob files."""
         return {node: dict(counts) for node, counts in list(self._operations.reads.items())}
+
+    def fresh_reads(self) -> dict[int, tuple[int, int]]:
+        """What was counted of SSTs and blob files."""
+        return self._operations.take_fresh()
 
     def mount(self, namespace: Namespace, path: str, source: str, *, allow_other: bool) -> None:
         """Mount through libfuse."""

@@ -1,11 +1,12 @@
 """Which class each reading thread of a database is in, for the data path's counts.
 
-A thread is classed by its name, once; the data path remembers the answer. Thread ids are used again, so a remembered
-class must not outlive its thread: a pidfd of the thread (Linux 6.9) tells of its end, and then the class is forgotten.
-The kernel hands ids out in a circle, so the moment between the two is never enough for an id to come round.
+A thread is classed by its name, once, or by what it was seen to do (`told`: LevelDB's has no name); the data path
+remembers the answer. Thread ids are used again, so a remembered class must not outlive its thread: a pidfd of the
+thread (Linux 6.9) tells of its end, and then the class is forgotten. The kernel hands ids out in a circle, so the
+moment between the two is never enough for an id to come round.
 
-Threads: `class_of` is called by any worker; `_watch` is the one thread that waits for ends. `_lock` guards what it
-watches.
+Threads: `class_of` and `told` are called by any worker; `_watch` is the one thread that waits for ends. `_lock` guards
+what it watches, and `_told`.
 """
 
 from __future__ import annotations
@@ -35,6 +36,8 @@ class ThreadClasses:
         self._watched: dict[int, int] = {}
         """pidfd -> tid."""
         self._tids: set[int] = set()
+        self._told: dict[int, Job] = {}
+        """Of threads that are watched: what they work at, whatever they are called."""
         self._poll = select.epoll()
         self._stop = os.eventfd(0, os.EFD_CLOEXEC)
         self._poll.register(self._stop, select.EPOLLIN)
@@ -44,7 +47,21 @@ class ThreadClasses:
     def class_of(self, tid: int) -> int:
         """The class of a running thread, which is watched from now on where it can be."""
         self._begin(tid)
-        return CLASSES[job_of_thread(tid)]
+        with self._lock:
+            told = self._told.get(tid)
+        return CLASSES[job_of_thread(tid) if told is None else told]
+
+    def told(self, tid: int, job: Job | None) -> None:
+        """A thread works at a job that its name does not tell; None: at nothing of the kind any more."""
+        self._begin(tid)
+        with self._lock:
+            if self._told.get(tid) is job or tid not in self._tids:
+                return
+            if job is None:
+                del self._told[tid]
+            else:
+                self._told[tid] = job
+        self._forget(tid)
 
     def _begin(self, tid: int) -> None:
         with self._lock:
@@ -69,6 +86,7 @@ class ThreadClasses:
                 with self._lock:
                     tid = self._watched.pop(fd)
                     self._tids.discard(tid)
+                    self._told.pop(tid, None)
                     self._poll.unregister(fd)
                     os.close(fd)
                 self._forget(tid)

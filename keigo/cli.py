@@ -13,10 +13,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from keigo import __version__, cli_bench, cli_bench_compare, cli_devices, discover, mounts
 from keigo.cli_common import config_option, console, directory_argument, errors, json_option, load_config, plain_errors
-from keigo.config import Config
+from keigo.config import POLICIES, Config
 from keigo.control import ControlError, ask, is_served, request, volume_of
 from keigo.errors import KeigoError
 from keigo.observe import tables
+from keigo.observe.explain_table import explain_table
 from keigo.observe.lsm_table import trees_table
 
 # What serves or opens a volume (FUSE, LMDB, trio) is imported by the commands that do: it would triple the time of
@@ -59,7 +60,7 @@ def init(directory: Path | None, devices: Path, force: bool) -> None:
 @directory_argument
 @config_option
 @click.option("--driver", default="auto", type=click.Choice(["auto", "kernel", "pyfuse3"]), show_default=True)
-@click.option("--policy", help="Use this placement policy instead of the configured one.")
+@click.option("--policy", help=f"A policy to use, not the configured one: {', '.join(POLICIES)}.")
 @click.option("--foreground", is_flag=True, help="Do not return; log to standard error.")
 @click.option("--log-file", type=click.Path(path_type=Path), help="Where the daemon logs.")
 @click.option("--debug", is_flag=True, help="Log every decision.")
@@ -164,6 +165,27 @@ def ls(directory: Path, as_json: bool, why: bool, summary: bool) -> None:
         console.print(tables.where_table(rows))
     else:
         console.print(tables.files_table(rows, why=why))
+
+
+@main.command()
+@directory_argument
+@click.argument("name")
+@json_option
+@plain_errors
+def explain(directory: Path, name: str, as_json: bool) -> None:
+    """Show why file NAME (as `keigo ls` shows it, or a path) is where it is, and what would make it move."""
+    found = ask(volume_of(directory), "explain", name=_inside(directory, name))
+    if as_json:
+        click.echo(json.dumps(found))
+    else:
+        console.print(explain_table(found))
+
+
+def _inside(directory: Path, name: str) -> str:
+    """A file's path in the volume: NAME itself, or what is left of a path below the mount point."""
+    where = Path(mounts.real_path(directory))
+    path = Path(os.path.abspath(name))
+    return str(path.relative_to(where)) if os.path.isabs(name) and path.is_relative_to(where) else name
 
 
 @main.command()

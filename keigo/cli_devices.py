@@ -261,7 +261,7 @@ def _followed(places: Sequence[_Place], sweep: Sweep) -> Iterator[tuple[_Place, 
 
     total = sweep.seconds * len(places)
     _say(
-        f"measuring {len(places)} tier(s), {len(sweep.points)} cells of {sweep.runtime:g} s each: "
+        f"measuring {len(places)} tier(s), up to {len(sweep.points)} cells of up to {sweep.runtime:g} s each: "
         f"about {_duration(total)} in all"
     )
     columns = (

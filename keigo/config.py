@@ -20,9 +20,11 @@ from ruamel.yaml.comments import CommentedMap, CommentedSeq
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
 from keigo.errors import KeigoError
-from keigo.units import format_size, parse_rate, parse_size
+from keigo.units import format_size, parse_rate, parse_seconds, parse_size
 
-POLICIES: Final = ("levels",)
+POLICIES: Final = ("cost", "levels", "fill-order", "popularity", "mutant")
+"""The first is the default."""
+_PERIODIC: Final = ("popularity", "mutant")
 _NAME: Final = re.compile(r"[A-Za-z0-9._-]{1,64}", re.ASCII)
 _DEEPEST: Final = 6  # RocksDB's and LevelDB's default number of levels is 7
 _MOST_TIERS: Final = 64  # the data path counts for so many
@@ -58,10 +60,13 @@ class TierConfig:
 
 @dataclass(frozen=True, slots=True)
 class PlacementConfig:
-    """The policy, and for `levels` the levels of each tier by its name."""
+    """The policy and its options."""
 
     policy: str
     levels: Mapping[str, tuple[Level, ...]]
+    """For `levels`: the levels of each tier by its name. The default ones with other policies."""
+    period: float | None = None
+    """For `popularity` and `mutant`: seconds from plan to plan; None: the policy's own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,6 +192,15 @@ def _sized(parse: Callable[[str | int], int]) -> Callable[[Any], int]:
     return convert
 
 
+def _period(value: Any) -> float:  # noqa: ANN401
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
+        raise ValueError(f"must be a time, not {_shown(value)}")
+    seconds = parse_seconds(value)
+    if seconds == 0:
+        raise ValueError("must be above zero")
+    return seconds
+
+
 def _reserve(value: Any) -> int | float:  # noqa: ANN401
     if isinstance(value, str) and value.strip().endswith("%"):
         try:
@@ -297,13 +311,19 @@ def _known_tier(reader: _Reader, name: Any, names: Sequence[str], line: int, key
 def _placement(reader: _Reader, top: CommentedMap, names: Sequence[str]) -> PlacementConfig:
     if top.get("placement") is None:
         return PlacementConfig(POLICIES[0], default_levels(names))
-    mapping = reader.mapping(top["placement"], line_of(top, "placement"), "placement", ("policy", "levels"))
+    known = ("policy", "levels", "period")
+    mapping = reader.mapping(top["placement"], line_of(top, "placement"), "placement", known)
     policy = reader.get(mapping, "policy", "placement", _text, POLICIES[0]) or POLICIES[0]
     if policy not in POLICIES:
         text = f"{policy!r} is not a policy (known: {', '.join(POLICIES)})"
         raise reader.error(line_of(mapping, "policy"), "placement: policy", text)
+    for option, policies in (("levels", ("levels",)), ("period", _PERIODIC)):
+        if mapping.get(option) is not None and policy not in policies:
+            text = f"is for policy {' and '.join(policies)} only; the policy is {policy}"
+            raise reader.error(line_of(mapping, option), f"placement: {option}", text)
+    period = reader.get(mapping, "period", "placement", _period)
     if mapping.get("levels") is None:
-        return PlacementConfig(policy, default_levels(names))
+        return PlacementConfig(policy, default_levels(names), period)
     key = "placement: levels"
     found = mapping["levels"]
     if not isinstance(found, CommentedMap):

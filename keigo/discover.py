@@ -16,6 +16,7 @@ from typing import Final
 
 import psutil
 
+from keigo.config import POLICIES
 from keigo.units import format_size
 
 # Fast to slow. A loop or virtio disk, or a mapping over several, is what /sys says of it: usually "not rotational".
@@ -162,7 +163,9 @@ def propose(directory: Path | None, mounts: Sequence[MountInfo]) -> str:
         ]
     lines += [
         "",
-        "# Which LSM levels go where is derived from the order of the tiers; to say it yourself, see the example in",
-        "# the repository (placement, pins, copy_limit).",
+        "placement:",
+        f"  policy: {POLICIES[0]}    # each file where it costs least, by role, level, heat and the devices' load",
+        "# Without a profile the devices are known by their order only: `keigo profile -d devices.yaml` measures them.",
+        "# Other policies, pins and limits: see the example in the repository.",
     ]
     return "\n".join(lines) + "\n"

@@ -32,17 +32,18 @@ from keigo.devices.staleness import Known, examine
 from keigo.drain import Drainer
 from keigo.errors import KeigoError
 from keigo.lsm.roles import IMMUTABLE, Role
+from keigo.observe.explain import explain
 from keigo.observe.lsm import trees_of
 from keigo.observe.status import file_rows, status_of
-from keigo.placement.levels import LevelsPolicy
 from keigo.placement.policy import Policy
+from keigo.policies import make_policy
 from keigo.tiers.catalog import boot_id
 from keigo.tiers.directories import shown
-from keigo.tiers.fds import O_DIR, Fd, open_dir, read_file, write_durably
+from keigo.tiers.fds import read_file, write_durably
 from keigo.tiers.mover import Mover, Request, elsewhere
 from keigo.tiers.opening import dissolve, open_volume
 from keigo.tiers.scan import Finding
-from keigo.tiers.tier import STATE, TierError
+from keigo.tiers.tier import Tier, TierError
 from keigo.tiers.traffic import Moved
 from keigo.tiers.volume import Volume
 
@@ -63,17 +64,8 @@ class _Mounted(msgspec.Struct):
     boot: str
     mount_id: int
     device: str
-
-
-def make_policy(config: Config, name: str | None = None) -> Policy:
-    """The placement policy that the configuration, or `name`, asks for. Raises MountError for an unknown name."""
-    chosen = name or config.placement.policy
-    if chosen != "levels":
-        raise MountError(f"{config.source}: placement: policy: {chosen!r} is not known; known: levels")
-    names = [tier.name for tier in config.tiers]
-    in_place = next((index for index, tier in enumerate(config.tiers) if tier.in_place), len(names) - 1)
-    levels = [frozenset(config.placement.levels.get(tier, ())) for tier in names]
-    return LevelsPolicy(levels, in_place)
+    unique: int | None = None
+    """See `mounts.unique_id`."""
 
 
 def _kernel_driver() -> Driver:
@@ -130,16 +122,13 @@ def prepare(directory: Path) -> Path:
     return Path(resolved)
 
 
-def refuse_detached(config: Config, directory: Path) -> None:
+def _refuse_detached(directory: Path, primary: Tier) -> None:
     """Refuse while a process holds files of an earlier mount of this volume that was detached lazily.
 
-    It may still write them, past any daemon. Raises MountError.
+    It may still write them, past any daemon. That mount's daemon is dead: we have the tier's lock. Raises MountError.
     """
-    primary = next((tier for tier in config.tiers if tier.in_place), config.tiers[-1])
     try:
-        root = Fd(os.open(primary.path or directory, O_DIR))
-        state = open_dir(STATE, root.fd)
-        last = msgspec.json.decode(read_file(state.fd, _MOUNTED), type=_Mounted)
+        last = msgspec.json.decode(read_file(primary.state.fd, _MOUNTED), type=_Mounted)
     except (FileNotFoundError, msgspec.MsgspecError):
         return
     except OSError as error:
@@ -149,11 +138,21 @@ def refuse_detached(config: Config, directory: Path) -> None:
         return
     # Numbers are used again once nobody holds the mount; where a mount that can be seen has one, it says nothing.
     devices = {last.device} - {mount.device for mount in mounted}
-    holders = mounts.holders_of({last.mount_id}, devices)
+    holders = mounts.holders_of_dead(last.mount_id, devices, last.unique)
     if holders:
         raise MountError(
             f"{directory}: files of an earlier mount are still in use: " + "; ".join(map(str, holders[:5]))
         )
+
+
+def _open_volume(
+    config: Config, directory: Path, policy: Policy, *, apply: bool = True
+) -> tuple[Volume, list[Finding]]:
+    """Open the volume unless an earlier mount of it still has holders. Raises MountError."""
+    try:
+        return open_volume(config, directory, policy, lambda tier: _refuse_detached(directory, tier), apply=apply)
+    except TierError as error:
+        raise MountError(str(error)) from error
 
 
 class Service:
@@ -185,7 +184,6 @@ class Service:
         """Mount, call `ready`, serve until unmounted, close. Raises MountError with nothing mounted or locked."""
         self.directory = prepare(self.directory)
         check(self.config, self.directory)
-        refuse_detached(self.config, self.directory)
         self.known = self._known_devices()
         policy = make_policy(self.config, self._policy_name)
         try:
@@ -210,10 +208,8 @@ class Service:
         return known
 
     def _open(self, policy: Policy) -> None:
-        try:
-            self.volume, self.findings = open_volume(self.config, self.directory, policy)
-        except TierError as error:
-            raise MountError(str(error)) from error
+        self.volume, self.findings = _open_volume(self.config, self.directory, policy)
+        self.volume.placing.measured({name: tier.model for name, tier in self.known.tiers.items()})
         for finding in self.findings:
             log.warning("%s: %s: %s", os.fsdecode(finding.path), finding.problem, finding.detail)
         try:
@@ -252,7 +248,7 @@ class Service:
     def _note_mount(self) -> None:
         mount = mounts.mount_at(str(self.directory))
         if mount is not None:
-            note = _Mounted(boot_id(), mount.id, mount.device)
+            note = _Mounted(boot_id(), mount.id, mount.device, mounts.unique_id(mount.path))
             write_durably(self.volume.primary.state.fd, _MOUNTED, msgspec.json.encode(note))
 
     def _started(self, ready: Callable[[list[Finding]], None]) -> None:
@@ -268,7 +264,7 @@ class Service:
     def _flush_often(self) -> None:
         failed = False
         while not self._end_flusher.wait(_FLUSH_EVERY):
-            self.namespace.measure_writers()
+            self.namespace.meter.measure_writers()
             try:
                 self.volume.flush()
                 failed = False
@@ -278,12 +274,28 @@ class Service:
                 failed = True
 
     def _sample_often(self) -> None:
-        while not self._end_flusher.wait(_SAMPLE_EVERY):
+        wait = _SAMPLE_EVERY
+        while not self._end_flusher.wait(wait):
+            began = time.thread_time()
             with self._sampling:
                 self.load.sample(time.monotonic())
+            self._tell_placing()
+            # At most 5% of a processor: what is read meanwhile is told at once the next time.
+            wait = max(_SAMPLE_EVERY, 20 * (time.thread_time() - began))
+
+    def _tell_placing(self) -> None:
+        """Loads, pressure and reads, for placement."""
+        now = time.time()
+        placing = self.volume.placing
+        for directory, pressure in self.namespace.observer.pressures().items():
+            placing.felt(directory, pressure, now)
+        try:
+            placing.refresh(now, self.load.loads(), self.driver.fresh_reads())
+        except OSError as error:  # a tier's device is gone
+            log.warning("placement goes on with the loads of %s: %s", self.load.loads(), error)
 
     def _counted(self, tiers: Sequence[str]) -> list[tuple[Counts, Counts]]:
-        return [(_counts(reads), _counts(writes)) for reads, writes in self.namespace.traffic(tiers)]
+        return [(_counts(reads), _counts(writes)) for reads, writes in self.namespace.meter.traffic(tiers)]
 
     def _loads(self) -> tuple[Load, ...]:
         """The load of each tier, now."""
@@ -318,6 +330,7 @@ class Service:
         self._end_flusher.set()
         self._flusher.join()
         self._sampler.join()
+        self._tell_placing()
         self.namespace.close()
         try:
             os.unlink(_MOUNTED, dir_fd=self.volume.primary.state.fd)
@@ -340,6 +353,7 @@ class Service:
             "status": self._status,
             "ls": self._ls,
             "lsm": self._lsm,
+            "explain": self._explain,
             "umount": self._umount,
             "drain": self._drain,
             "pin": self._pin,
@@ -348,7 +362,7 @@ class Service:
         }
 
     def _status(self, _request: Mapping[str, Any], _progress: Progress) -> Any:  # noqa: ANN401
-        self.namespace.measure_writers()
+        self.namespace.meter.measure_writers()
         self.namespace.observer.settle()
         status = status_of(self.volume, self._loads())
         return {
@@ -372,6 +386,14 @@ class Service:
     def _lsm(self, _request: Mapping[str, Any], _progress: Progress) -> Any:  # noqa: ANN401
         self.namespace.observer.settle()
         return trees_of(self.volume, self.namespace.observer)
+
+    def _explain(self, request: Mapping[str, Any], _progress: Progress) -> Any:  # noqa: ANN401
+        name = _text(request, "name")
+        self.namespace.observer.settle()
+        found = explain(self.volume, name)
+        if found is None:
+            raise ControlError(f"{name}: no such file in the volume (see keigo ls)")
+        return found
 
     def _umount(self, _request: Mapping[str, Any], progress: Progress) -> Any:  # noqa: ANN401
         self._unmount()
@@ -478,8 +500,4 @@ def open_offline(config: Config, directory: Path, *, apply: bool = True) -> tupl
         raise MountError(f"{directory}: volume {mount.volume} is mounted; umount it first")
     resolved = prepare(directory)
     check(config, resolved)
-    refuse_detached(config, resolved)
-    try:
-        return open_volume(config, resolved, make_policy(config), apply=apply)
-    except TierError as error:
-        raise MountError(str(error)) from error
+    return _open_volume(config, resolved, make_policy(config), apply=apply)

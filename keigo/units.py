@@ -1,4 +1,7 @@
-"""Sizes for people: `64MiB`, `1.5 GiB`, `10GB`, `4096`. Binary units end in `iB`, decimal ones in `B`."""
+"""Sizes and times for people: `64MiB`, `1.5 GiB`, `10GB`, `4096`; `60s`, `1.5min`, `90`.
+
+Binary units of size end in `iB`, decimal ones in `B`.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +23,9 @@ _UNITS: Final = {
     "tb": 10**12,
     "pb": 10**15,
 }
+_TIMES: Final = {"": 1.0, "ms": 1e-3, "s": 1.0, "min": 60.0, "h": 3600.0}
 _SIZE: Final = re.compile(r"(\d{1,40}(?:\.\d{1,40})?)\s*([A-Za-z]*)", re.ASCII)
+_LONGEST: Final = 365 * 24 * 3600  # seconds
 _MOST: Final = (1 << 63) - 1  # off_t
 
 
@@ -46,6 +51,22 @@ def _bounded(size: int, text: str) -> int:
 def parse_rate(text: str | int) -> int:
     """Bytes per second of a human rate, `200MiB/s` or `200MiB`. Raises ValueError."""
     return parse_size(text.strip().removesuffix("/s") if isinstance(text, str) else text)
+
+
+def parse_seconds(text: str | float) -> float:
+    """Seconds of a human time, or of a number of them. Raises ValueError with one line that shows `text`."""
+    seconds: float
+    if isinstance(text, str):
+        match = _SIZE.fullmatch(text.strip())
+        unit = None if match is None else _TIMES.get(match[2].lower())
+        if match is None or unit is None:
+            raise ValueError(f"{text[:60]!r} is not a time (like 90, 60s, 1.5min, 2h)")
+        seconds = float(match[1]) * unit
+    else:
+        seconds = text
+    if not 0 <= seconds <= _LONGEST:
+        raise ValueError(f"{str(text)[:60]} is not a time between 0 and {_LONGEST // 3600} h")
+    return float(seconds)
 
 
 def format_size(size: int) -> str:

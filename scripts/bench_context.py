@@ -97,6 +97,7 @@ def on_a_volume(load: str, where: Path, driver: str, run: Callable[[Path], Place
         config.write_text(
             f"volume: bench-{os.getpid()}\n"
             f"tiers:\n  - {{name: fast, path: {base}/fast}}\n  - {{name: slow, in_place: true}}\n"
+            "placement: {policy: levels}\n"
         )
         try:
             keigo("mount", directory, "-d", config, "--driver", driver, "--log-file", base / "log")

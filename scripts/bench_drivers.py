@@ -59,6 +59,7 @@ def mounted(name: str, base: Path) -> Iterator[Setup]:
         config.write_text(
             f"volume: bench-{os.getpid()}-{name}\n"
             f"tiers:\n  - {{name: fast, path: {home}/fast}}\n  - {{name: slow, in_place: true}}\n"
+            "placement: {policy: levels}\n"
         )
         driver = name.removeprefix("keigo-")
         try:

@@ -61,7 +61,7 @@ def counted(service: Service, asked: list[int]) -> Counted:
         asked.append(len(tiers))
         return [
             (Counts(r.requests, r.bytes, None, r.under_way), Counts(w.requests, w.bytes, None, w.under_way))
-            for r, w in service.namespace.traffic(tiers)
+            for r, w in service.namespace.meter.traffic(tiers)
         ]
 
     return counts

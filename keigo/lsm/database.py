@@ -25,15 +25,27 @@ from dataclasses import dataclass, field, replace
 from typing import Final, TypeVar
 
 from keigo.lsm import infolog, prediction
-from keigo.lsm.infolog import FileCreated, InfoLogReader, JobFinished, JobStarted, Kind, TableStarted
+from keigo.lsm.infolog import (
+    FileCreated,
+    InfoLogReader,
+    JobFinished,
+    JobStarted,
+    Kind,
+    TableStarted,
+    WritersWait,
+)
 from keigo.lsm.manifest import ManifestReader, TableChange
 from keigo.lsm.options import LEVELDB, CompactionStyle, FamilyOptions, Options
 from keigo.lsm.prediction import Prediction, TableState
+from keigo.lsm.pressure import CALM, Pressure, Waits, pressure_of, worst
 from keigo.lsm.roles import Role, file_number, role_of
 from keigo.lsm.threads import Job
 
 _K = TypeVar("_K")
 _V = TypeVar("_V")
+_IDLE: Final = (
+    60.0  # seconds; one that writes nothing for so long has no writers that wait, however full its level 0 is
+)
 _MOST: Final = 4096  # threads, announcements and files remembered; far more than any database has under way
 
 
@@ -47,6 +59,10 @@ class Belief:
     engine: str | None = None
     reason: str = ""
     """Where the level is from."""
+    pressure: Pressure = CALM
+    """Of the database, at that moment."""
+    inputs: frozenset[int] = frozenset()
+    """Numbers of the tables that the job reads; none where that is not known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,12 +112,17 @@ class Database:
         self._log = InfoLogReader()
         self._tables: dict[int, dict[int, TableState]] = {}
         """Family id -> live tables."""
+        self._counts: dict[int, Counter[int]] = {}
+        """Family id -> number of live tables at each level."""
         self._names: dict[int, str] = {}
         self._known: dict[int, Truth] = {}
         """File number -> what the caller has been told."""
         self._forget_process()
 
     def _forget_process(self) -> None:
+        self._waits = Waits()
+        self._heard = 0.0
+        """When it was last seen to write anything."""
         self._running: dict[int | None, _Running] = {}
         self._announced: dict[int, tuple[str | None, Kind]] = {}
         self._creators: dict[int, tuple[int, int | None]] = {}
@@ -128,8 +149,10 @@ class Database:
         """What comes next is the beginning of another info log."""
         self._log = InfoLogReader()
 
-    def read_log(self, data: bytes) -> None:
-        """Take in what the info log has grown by."""
+    def read_log(self, data: bytes, now: float = 0.0) -> None:
+        """Take in what the info log has grown by. `now` is seconds by any clock that does not jump."""
+        self._waits.grew(now)
+        self._heard = now
         for event in self._log.feed(data):
             match event:
                 case infolog.Header():
@@ -141,7 +164,10 @@ class Database:
                 case FileCreated():
                     self._created(event)
                 case JobFinished():
-                    self._running.pop(event.job, None)
+                    ended = self._running.pop(event.job, None)
+                    self._waits.ended(() if ended is None else ended.families, event.time)
+                case WritersWait():
+                    self._waits.said(event.family, event.time, waiting=event.waiting)
                 case _:
                     pass  # what is live, and where, is the MANIFEST's to say
 
@@ -182,6 +208,8 @@ class Database:
             self._queue[number] = None
 
     def _created(self, event: FileCreated) -> None:
+        if event.job is None and event.kind is Kind.FLUSH:
+            self._waits.ended((), event.time)  # LevelDB tells no other end of a flush
         if event.number not in self._creators:
             return
         tid, _ = self._creators[event.number]
@@ -202,10 +230,12 @@ class Database:
         """What comes next is the beginning of another MANIFEST."""
         self.manifest = ManifestReader()
         self._tables = {}
+        self._counts = {}
         self._known = {}
 
-    def read_manifest(self, data: bytes) -> None:
-        """Take in what the MANIFEST has grown by. Raises ManifestError."""
+    def read_manifest(self, data: bytes, now: float = 0.0) -> None:
+        """Take in what the MANIFEST has grown by, at `now` by the clock of `read_log`. Raises ManifestError."""
+        self._heard = now
         try:
             self.manifest.feed(data)
         finally:
@@ -226,6 +256,10 @@ class Database:
                     truths.append(Truth(change.number, Role.BLOB, name, None))
                 continue
             tables = self._tables.setdefault(change.family, {})
+            counts = self._counts.setdefault(change.family, Counter())
+            before = tables.get(change.number)
+            if before is not None:
+                counts[before.level] -= 1
             if change.after is None:
                 tables.pop(change.number, None)
                 self._known.pop(change.file, None)
@@ -239,6 +273,7 @@ class Database:
                 table.largest,
                 largest_seqno=table.largest_seqno,
             )
+            counts[table.level] += 1
             self._is_live(change.file, change.after if change.first is None else change.first)
             truths.append(Truth(change.file, Role.SST, name, change.after))
         if len(self.manifest.families) > 1:  # of one alone there is no order to know
@@ -273,6 +308,22 @@ class Database:
                 found[family.name] = prediction.level_targets(self._states(number), options)
         return found
 
+    def pressure(self, now: float = 0.0) -> Pressure:
+        """How much writers wait, of the family that is worst off; `now` by the clock of `read_log`."""
+        found = worst(
+            pressure_of(self._family_options(family.name), self._counts.get(number, {}))
+            for number, family in self.manifest.families.items()
+            if self.options or self.engine == "leveldb"
+        )
+        if now - self._heard > _IDLE:
+            return CALM
+        return replace(found, stalled=True) if self._waits.waiting(now) else found
+
+    def doomed(self) -> frozenset[int]:
+        """Numbers of the live tables that running compactions read, as far as the log tells: they will be gone soon."""
+        busy = self._busy()
+        return frozenset(number for tables in self._tables.values() for number in busy & tables.keys())
+
     # --- what a file is for ---
 
     def truth_of(self, name: bytes) -> Truth | None:
@@ -280,11 +331,15 @@ class Database:
         truth = self._known.get(file_number(name) or 0)
         return truth if truth is not None and truth.role is role_of(name) else None
 
-    def believe(self, name: bytes, tid: int, job: Job, *, opener: bool = True) -> Belief:
+    def believe(self, name: bytes, tid: int, job: Job, *, opener: bool = True, now: float = 0.0) -> Belief:
         """What a thread, whose name says `job`, creates the SST or blob file `name` for.
 
-        `opener`: whether it is of the process that has the database open.
+        `opener`: whether it is of the process that has the database open. `now`: by the clock of `read_log`.
         """
+        belief = self._believe_or_know(name, tid, job, opener)
+        return replace(belief, pressure=self.pressure(now))
+
+    def _believe_or_know(self, name: bytes, tid: int, job: Job, opener: bool) -> Belief:
         truth = self.truth_of(name)
         if truth is not None and job is not Job.COMPACTION and job is not Job.FLUSH:  # somebody puts a file back
             return Belief(job, truth.level, truth.family, self.engine, "live in the MANIFEST")
@@ -336,7 +391,8 @@ class Database:
         family = next(iter(running.families)) if len(running.families) == 1 else self._only_family()
         if running.kind is not Kind.COMPACTION:
             return Belief(Job.FLUSH, 0, family, self.engine, reason)
-        return Belief(Job.COMPACTION, running.output_level, family, self.engine, reason)
+        level, inputs = running.output_level, running.input_tables
+        return Belief(Job.COMPACTION, level, family, self.engine, reason, inputs=inputs)
 
     def _job_of(self, tid: int) -> _Running | None:
         """The running job that a thread is known to work for."""
@@ -440,9 +496,12 @@ class Database:
 
     def _states(self, family: int) -> Iterator[TableState]:
         """A family's live tables; those that a running compaction reads are marked."""
-        busy = frozenset[int]().union(*(job.input_tables for job in self._running.values()))
+        busy = self._busy()
         for number, table in self._tables.get(family, {}).items():
             yield replace(table, being_compacted=True) if number in busy else table
+
+    def _busy(self) -> frozenset[int]:
+        return frozenset[int]().union(*(job.input_tables for job in self._running.values()))
 
 
 def _remember(table: dict[_K, _V], key: _K, value: _V) -> None:

@@ -24,6 +24,10 @@ and across lines. What is read here, NAME being a column family's name, N the nu
     [AddFile] External SST file PATH was ingested in LL with path PATH        TableIngested  external_sst_file_..job.cc
     EVENT_LOG_v1 {.. "compaction_finished", flush_finished, recovery_finished JobFinished    compaction_job.cc
     EVENT_LOG_v1 {.. "table_file_deletion", and blob_file_deletion            FileDeleted    event_helpers.cc
+    [NAME] Stalling writes because ..                                         WritersWait    column_family.cc
+    [NAME] Stopping writes because ..                                         WritersWait
+    [NAME] Increasing compaction threads because ..                           WritersWait (no longer)
+    Shutdown: canceling all background work                                   WritersWait (no longer, none) db_impl.cc
 
 and in LevelDB (db/db_impl.cc), which numbers no jobs and has one background thread, where a flush may interrupt a
 compaction:
@@ -36,6 +40,8 @@ compaction:
     compacted to: files[ 0 1 0 0 0 0 0 ]                                      JobFinished
     Moved #N to level-L B bytes OK: ..                                        TableMoved
     Delete type=2 #N                                                          FileDeleted
+    Too many L0 files; waiting...                                             WritersWait
+    Current memtable full; waiting...                                         WritersWait
 
 The reader keeps nothing of what it has read: events are joined by job and, in LevelDB, by thread.
 
@@ -47,6 +53,9 @@ The reader keeps nothing of what it has read: events are joined by job and, in L
 *   Tables that LevelDB generates go to the output level of the compaction that last started (the level after the `@`
     is that of its input in some releases, of its output in others). What it flushes in the thread that began a
     recovery is at level 0. Any other flush goes to level 0, 1 or 2, and no line tells to which.
+*   RocksDB and Speedb weigh whether writers must wait whenever a memtable is full and a job has ended, and tell it of
+    each family each time (column_family.cc, RecalculateWriteStallConditions); that they need not, they tell only where
+    there is still much to do. LevelDB tells it once for each time that its writers begin to wait.
 *   Job numbers start anew with each open; a LOG is of one open.
 *   RocksDB and Speedb buffer lines: they are written at some steps of a job, or with the first one after five seconds.
     A killed process has not written its last ones, so a LOG need not tell how the tables were left.
@@ -59,7 +68,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Final
 
@@ -123,6 +133,7 @@ class FileCreated:
     role: Role
     size: int
     kind: Kind | None = None
+    time: float = field(default=0.0, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,9 +174,32 @@ class JobFinished:
     kind: Kind
     output_level: int | None = None
     lsm_state: tuple[int, ...] = ()
+    time: float = field(default=0.0, compare=False)
 
 
-Event = Header | JobStarted | TableStarted | FileCreated | TableMoved | TableIngested | FileDeleted | JobFinished
+@dataclass(frozen=True, slots=True)
+class WritersWait:
+    """Writers of a family (None: of any) are slowed down or stopped or, where `waiting` is False, are not any more."""
+
+    thread: int
+    family: str | None
+    waiting: bool = True
+    time: float = field(default=0.0, compare=False)
+
+
+Event = (
+    Header
+    | JobStarted
+    | TableStarted
+    | FileCreated
+    | TableMoved
+    | TableIngested
+    | FileDeleted
+    | JobFinished
+    | WritersWait
+)
+"""Where an event has a `time`, it is the line's: seconds since 1970 by the wall clock of the store's time zone. It is
+good for differences only, and jumps where that clock does."""
 
 MAX_LINE: Final = 1 << 20
 """Longer lines are dropped. RocksDB cuts its own at 64 KiB."""
@@ -182,15 +216,19 @@ def kernel_thread(thread: int) -> int | None:
 # interest after a few characters. The lookahead makes the prefix atomic, so that a line is not scanned again for each
 # way to read it; (?>...) would say so, but the re of Python 3.11.2 mismatches nested ones. A family may be called
 # "WARN" or "a:1", so what follows such a prefix is looked at.
+_WAITS: Final = rb"Stalling writes |Stopping writes |Increasing compaction threads "
+_NO_FAMILY: Final = rb"(?!\[JOB |Moving #|" + _WAITS + rb")"
 _LINE: Final = re.compile(
-    rb"\n(?=(?P<prefix>[0-9/:.-]{26} (?P<thread>[0-9a-f]{1,32}) (?:\(Original Log Time [0-9/:.-]{26}\) )?"
-    rb"(?:\[[A-Z]+\] (?!\[JOB |Moving #))?(?:\[[^]\n]*:[0-9]+\] (?!\[JOB |Moving #))?))(?P=prefix)(?P<text>(?:"
+    rb"\n(?=(?P<prefix>(?P<time>[0-9/:.-]{26}) (?P<thread>[0-9a-f]{1,32}) (?:\(Original Log Time [0-9/:.-]{26}\) )?"
+    rb"(?:\[[A-Z]+\] " + _NO_FAMILY + rb")?(?:\[[^]\n]*:[0-9]+\] " + _NO_FAMILY + rb")?))(?P=prefix)(?P<text>(?:"
     rb"EVENT_LOG_v1 \{"
-    rb"|\[(?:[^]\n]*\])+? (?:\[JOB [0-9]+\] (?:Compacting |Flushing |Level-0 flush )|Moving #|External SST file )"
-    rb"|Level-0 table #|Compacting |Generated table #|Moved #|Delete type=2 #|compacted to: |Recovering log #"
-    rb"|RocksDB version: |Speedb version: "
+    rb"|\[(?:[^]\n]*\])+? (?:\[JOB [0-9]+\] (?:Compacting |Flushing |Level-0 flush )|Moving #|External SST file |"
+    + _WAITS
+    + rb")|Level-0 table #|Compacting |Generated table #|Moved #|Delete type=2 #|compacted to: |Recovering log #"
+    rb"|Too many L0 files; |Current memtable full; |Shutdown: |RocksDB version: |Speedb version: "
     rb")[^\n]*)"
 )
+_TIME: Final = re.compile(rb"(\d{4})/(\d\d)/(\d\d)-(\d\d):(\d\d):(\d\d)\.(\d{6})")
 
 _INPUT: Final = re.compile(rb"([0-9]{1,9})@([0-9]{1,3})")
 _FILES: Final = re.compile(rb'"files_L([0-9]{1,3})": \[([0-9, ]*)\]')
@@ -307,6 +345,18 @@ def _compacted(thread: int, m: re.Match[bytes]) -> Event:
     return JobFinished(thread, None, Kind.COMPACTION, None, _numbers(m[1]))
 
 
+def _writers_wait(thread: int, m: re.Match[bytes]) -> Event:
+    return WritersWait(thread, _name(m["family"]), waiting=not m["what"].startswith(b"I"))
+
+
+def _leveldb_waits(thread: int, _: re.Match[bytes]) -> Event:
+    return WritersWait(thread, None)
+
+
+def _shutdown(thread: int, _: re.Match[bytes]) -> Event:
+    return WritersWait(thread, None, waiting=False)
+
+
 def _recovering(thread: int, _: re.Match[bytes]) -> Event:
     return JobStarted(thread, None, Kind.RECOVERY)
 
@@ -344,6 +394,9 @@ _GRAMMAR: Final[tuple[tuple[re.Pattern[bytes], Callable[[int, re.Match[bytes]], 
         (rb"Moved #" + _N + rb" to level-" + _L + rb" [0-9]{1,20} bytes OK", _moved),
         (rb"Delete type=2 #" + _N + rb"\b", _deleted),
         (rb"compacted to: files\[([0-9 ]*)\]", _compacted),
+        (rb"\[(?P<family>.*)\] (?P<what>" + _WAITS + rb")because ", _writers_wait),
+        (rb"(?:Too many L0 files|Current memtable full); waiting\.\.\.", _leveldb_waits),
+        (rb"Shutdown: canceling all background work", _shutdown),
         (rb"Recovering log #", _recovering),
         (rb"(RocksDB|Speedb) version: ([0-9][0-9.]{0,40})", _header),
     )
@@ -396,6 +449,20 @@ def _events(chunk: bytes) -> list[Event]:
             continue
         thread = line["thread"]
         event = _parse(int(thread, 10 if thread.isdigit() else 16), line["text"])
+        if isinstance(event, FileCreated | JobFinished | WritersWait):
+            event = replace(event, time=_seconds(line["time"]))
         if event is not None:
             events.append(event)
     return events
+
+
+def _seconds(time: bytes) -> float:
+    """A line's time; 0 for what is no time."""
+    found = _TIME.fullmatch(time)
+    if found is None:
+        return 0.0
+    year, month, day, hour, minute, second, micros = map(int, found.groups())
+    try:
+        return datetime(year, month, day, hour, minute, second, micros, UTC).timestamp()
+    except ValueError:
+        return 0.0

@@ -88,6 +88,8 @@ class FamilyOptions:
     disable_auto_compactions: bool = False
     num_levels: int = 7
     level0_file_num_compaction_trigger: int = 4
+    level0_slowdown_writes_trigger: int = 20
+    level0_stop_writes_trigger: int = 36
     max_bytes_for_level_base: int = 256 * _MIB
     max_bytes_for_level_multiplier: float = 10.0
     max_bytes_for_level_multiplier_additional: tuple[int, ...] = ()
@@ -122,6 +124,8 @@ class Options:
 
 LEVELDB: Final = FamilyOptions(
     engine=Engine.LEVELDB,
+    level0_slowdown_writes_trigger=8,
+    level0_stop_writes_trigger=12,
     max_bytes_for_level_base=10 * _MIB,
     level_compaction_dynamic_level_bytes=False,
     target_file_size_base=2 * _MIB,
@@ -244,6 +248,8 @@ _FAMILY: Final[_Readers] = {
         disable_auto_compactions=_boolean,
         num_levels=_integer(least=1, most=_MOST_LEVELS),
         level0_file_num_compaction_trigger=_integer(least=-1),
+        level0_slowdown_writes_trigger=_integer(least=-1),
+        level0_stop_writes_trigger=_integer(least=-1),
         max_bytes_for_level_base=_integer(),
         max_bytes_for_level_multiplier=_multiplier,
         max_bytes_for_level_multiplier_additional=_integers,

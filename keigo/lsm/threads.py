@@ -13,6 +13,7 @@ foreground thread does, and /proc shows nothing else that tells them apart. So F
 
 from __future__ import annotations
 
+import os
 import re
 from enum import StrEnum
 from typing import Final
@@ -52,6 +53,11 @@ def job_of_thread(tid: int) -> Job:
             return job_of_comm(comm.read().removesuffix("\n"))
     except OSError:
         return Job.UNKNOWN
+
+
+def has_thread(tid: int) -> bool:
+    """Whether there is a process or thread of this id, in our PID namespace."""
+    return os.path.exists(f"/proc/{tid}/comm")
 
 
 def process_of_thread(tid: int) -> int | None:

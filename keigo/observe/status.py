@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
@@ -14,9 +15,16 @@ from keigo.tiers.volume import Volume
 
 def status_of(volume: Volume, loads: Sequence[Load]) -> dict[str, Any]:
     """Policy, tiers with their loads, pins and state of a volume."""
+    placing = volume.placing
     with volume.lock:
         return {
-            "policy": volume.policy.name,
+            "policy": placing.policy.name,
+            "placement": {
+                "policy": placing.policy.name,
+                "prices": list(placing.prices),
+                "pressure": asdict(placing.pressure),
+                "profiled": list(placing.profiled),
+            },
             "draining": volume.draining,
             "guards": len(volume.guarded),
             "open_files": len(volume.open_files),
@@ -47,11 +55,12 @@ def _pinned_readers(volume: Volume) -> int:
 
 
 def file_rows(volume: Volume, reads: Mapping[int, Mapping[str, tuple[int, int]]]) -> list[dict[str, Any]]:
-    """A row per regular file, by name. A file of several names has a row for each.
+    """A row per regular file, by name. A file of several names has a row for each. `heat`: foreground reads per second.
 
     `reads`: file id -> class of thread -> (reads, bytes) that the page cache did not serve.
     """
     rows = []
+    now = time.time()
     with volume.lock:
         for file, record in volume.catalog.files():
             if record.special:
@@ -66,7 +75,7 @@ def file_rows(volume: Volume, reads: Mapping[int, Mapping[str, tuple[int, int]]]
                         "tier": record.home,
                         "size": record.size if known is None else known.size,
                         "cached_bytes": 0,
-                        "heat": record.heat,
+                        "heat": volume.placing.heat(file, now),
                         "reads": reads.get(file, {}),
                         "created_level": record.created_level,
                         "family": record.family,

@@ -62,7 +62,9 @@ def status_table(status: Mapping[str, Any]) -> RenderableType:
     if moves["failed"]:
         line += f", {moves['failed']} failed (last: {moves['last_error']})"
     if moves["current"]:
-        line += f", now {moves['current']}"
+        line += f", now {moves['current']} at {format_size(round(moves['speed']))}/s"
+    if moves["paused"]:
+        line += f", paused: {moves['paused']}"
     lines: list[RenderableType] = [head, table, Text(line)]
     if status["draining"]:
         left = "all files are in place" if not status["guards"] else "files are being brought back"

@@ -7,15 +7,18 @@ else to the next faster one.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from typing import Literal
+from collections.abc import Sequence
+from functools import cache
+from typing import Final, Literal
 
 from keigo.lsm.roles import IMMUTABLE, Role
 from keigo.lsm.threads import Job
-from keigo.placement.policy import Choice, Context, FileState, Move, TierState, fallback_order, first_fit
+from keigo.placement.baseline import Baseline
+from keigo.placement.planner import Place, Planner, candidates
+from keigo.placement.policy import Bucket, Choice, Context, Files, FileState, Move, TierState, first_fit
 
 
-class LevelsPolicy:
+class LevelsPolicy(Baseline):
     """Static lists: `levels[i]` is what tier i lists; `metadata_tier` takes all but WAL, SST and blob files.
 
     A level listed nowhere goes with the next deeper one that is listed, and below all of them to the slowest
@@ -23,7 +26,8 @@ class LevelsPolicy:
     tier.
     """
 
-    name = "levels"
+    name: Final = "levels"
+    period: Final = None
 
     def __init__(self, levels: Sequence[frozenset[int | Literal["wal"]]], metadata_tier: int) -> None:
         self._listed: dict[int, int] = {}
@@ -54,7 +58,7 @@ class LevelsPolicy:
             reason = f"{reason}; {tiers[wished].name} is full, {tiers[tier].name} has room"
         return Choice(tier, reason)
 
-    def plan(self, files: Iterable[FileState], tiers: Sequence[TierState]) -> list[Move]:
+    def plan(self, files: Files, tiers: Sequence[TierState]) -> list[Move]:
         """See Policy.
 
         A tier whose room is negative is brought down until a twentieth of its capacity is free: first go
@@ -63,7 +67,18 @@ class LevelsPolicy:
         to the tier that they are pinned to where it has room, and to the one that lists their level where
         that leaves the twentieth free: so they are not soon brought down again.
         """
-        return _Planner(files, tiers, self.tier_of_level, self._why_level).run()
+
+        @cache
+        def of_level(level: int) -> Place:
+            return Place(self.tier_of_level(level), self._why_level(level, tiers))
+
+        def place(file: FileState) -> Place | None:
+            return None if file.level is None else of_level(file.level)
+
+        def tier(bucket: Bucket) -> int | None:
+            return None if bucket.group.level is None else of_level(bucket.group.level).tier
+
+        return Planner(candidates(files, tiers, tier), tiers, place, _depth_and_age).run()
 
     def _wish(self, context: Context, tiers: Sequence[TierState]) -> tuple[int, str]:
         if context.role is Role.WAL:
@@ -94,128 +109,6 @@ class LevelsPolicy:
         return f"level {level} is listed nowhere: {name} is next"
 
 
-class _Planner:
-    """One plan in the making: where every file would be, and what room that leaves, after the moves so far.
-
-    It ends: every move leaves its target room >= 0, so a tier that is not too full never becomes so; only
-    files on a tier that is too full are brought down, hence each at most once, and it settles at most once.
-    And it ends where neither step finds anything to do, which is why the next plan is empty.
-    """
-
-    def __init__(
-        self,
-        files: Iterable[FileState],
-        tiers: Sequence[TierState],
-        tier_of_level: Callable[[int], int],
-        why_level: Callable[[int, Sequence[TierState]], str],
-    ) -> None:
-        self.files = {file.id: file for file in files if file.role in IMMUTABLE}
-        self.tiers = tiers
-        self.room = [tier.room for tier in tiers]
-        self.spare = [max(1, tier.capacity // 20) for tier in tiers]
-        self.at = {file.id: file.tier for file in self.files.values()}
-        self.moves: list[Move] = []
-        self.tier_of_level = tier_of_level
-        self.why_level = why_level
-
-    def run(self) -> list[Move]:
-        before = -1
-        while before != len(self.moves):
-            before = len(self.moves)
-            for tier in reversed(range(len(self.tiers))):
-                self.relieve(tier)
-            self.settle()
-        return self.merged()
-
-    def place(self, file: FileState) -> int | None:
-        """The tier that a file belongs on; None where nothing says so."""
-        if file.pinned is not None:
-            return file.pinned
-        return None if file.level is None else self.tier_of_level(file.level)
-
-    def relieve(self, tier: int) -> None:
-        """Bring a tier down that is too full."""
-        if self.room[tier] >= 0:
-            return
-
-        def order(file: FileState) -> tuple[bool, float, float, int]:
-            place = self.place(file)
-            depth = float("inf") if file.level is None else file.level
-            number = float("inf") if file.number is None else file.number
-            return place is None or place <= tier, -depth, number, file.id
-
-        here = (file for file in self.files.values() if self.at[file.id] == tier)
-        for file in sorted((file for file in here if file.pinned != tier and file.size > 0), key=order):
-            place = self.place(file)
-            below = tier if place is None else max(tier, place)
-            for target in fallback_order(below, len(self.tiers)):
-                if target != tier and self.room[target] >= file.size:
-                    reason = f"makes room on {self.tiers[tier].name}"
-                    if target == place:
-                        reason = f"{reason}; {self.why(file, target)}"
-                    self.move(file, target, reason)
-                    break
-            if self.room[tier] >= self.spare[tier]:
-                return
-
-    def settle(self) -> None:
-        """Move files where they belong, to slower tiers first, until no more fit."""
-
-        def order(item: tuple[FileState, int]) -> tuple[int, bool, int, int, int, int]:
-            file, place = item
-            # Of two that belong up, the one of the upper level is of more use there. Of a level the cheapest to move
-            # goes first, then the younger one.
-            return -place, file.pinned is None, file.level or 0, file.size, -(file.number or 0), file.id
-
-        placed = ((file, self.place(file)) for file in self.files.values())
-        waiting = [(file, place) for file, place in placed if place is not None and place != self.at[file.id]]
-        waiting.sort(key=order)
-        before = -1
-        while before != len(waiting):
-            before = len(waiting)
-            left = []
-            for file, place in waiting:
-                free = 0 if file.pinned is not None else self.spare[place]
-                if self.room[place] - file.size >= free:
-                    self.move(file, place, self.why(file, place))
-                else:
-                    left.append((file, place))
-            waiting = left
-
-    def why(self, file: FileState, place: int) -> str:
-        """Why a file belongs on a tier."""
-        if file.level is None or file.pinned is not None:
-            return f"pinned to {self.tiers[place].name}"
-        return self.why_level(file.level, self.tiers)
-
-    def move(self, file: FileState, target: int, reason: str) -> None:
-        """Add a move."""
-        source = self.at[file.id]
-        self.moves.append(Move(file.id, source, target, reason))
-        self.at[file.id] = target
-        self.room[source] += file.size
-        self.room[target] -= file.size
-
-    def merged(self) -> list[Move]:
-        """The moves, with two of one file made one, or none where it comes back, if an order allows that."""
-        last = {move.file: move for move in self.moves}
-        if len(last) == len(self.moves):
-            return self.moves
-        room = [tier.room for tier in self.tiers]
-        merged: list[Move] = []
-        starts = ((self.files[file].tier, move) for file, move in last.items())
-        waiting = [Move(move.file, start, move.target, move.reason) for start, move in starts if start != move.target]
-        while waiting:
-            left = []
-            for move in waiting:
-                size = self.files[move.file].size
-                if room[move.target] < size:
-                    left.append(move)
-                    continue
-                room[move.source] += size
-                room[move.target] -= size
-                merged.append(move)
-            if len(left) == len(waiting):
-                return self.moves
-            waiting = left
-        return merged
+def _depth_and_age(file: FileState) -> tuple[float, ...]:
+    depth = float("inf") if file.level is None else file.level
+    return -depth, float("inf") if file.number is None else file.number

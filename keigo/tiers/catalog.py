@@ -22,7 +22,7 @@ import logging
 import os
 import shutil
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
@@ -69,11 +69,16 @@ class FileRecord(msgspec.Struct, array_like=True):
     reason: str = "found here"
     """Why it is on this tier."""
     heat: float = 0.0
+    """How often it is read, as a score of `placement.heat`; 0: (almost) never."""
     special: bool = False
     kept: bool = False
     """Whether a user moved it here by command: the policy leaves it."""
     family: str | None = None
     """Column family of an SST or blob file."""
+    costs: list[tuple[float, float, float]] | None = None
+    """Seconds that it was expected to cost, by tier, when it was created: to write, to read, for its room."""
+    moved: float = 0.0
+    """When it last migrated, in seconds since the epoch; 0: never."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,6 +162,8 @@ class Catalog:
         self._meta = _Table(env, b"meta")
         self._tables = (self._entries, self._dirs, self._files, self._meta)
         self._next_id = next_id
+        self.changed: Callable[[int, FileRecord | None], None] = lambda _file, _record: None
+        """Hears of each file whose record is about to be set, and of each that is forgotten (None)."""
         self._decode = msgspec.msgpack.Decoder(FileRecord).decode
         self._encode = msgspec.msgpack.Encoder().encode
 
@@ -307,11 +314,13 @@ class Catalog:
 
     def put_file(self, file: int, record: FileRecord) -> None:
         """Set a file's record."""
+        self.changed(file, record)
         self._files.put(_ID.pack(file), self._encode(record))
         self._changed()
 
     def drop_file(self, file: int) -> None:
         """Forget a file."""
+        self.changed(file, None)
         self._files.put(_ID.pack(file), None)
         self._changed()
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import logging
 import os
 import threading
+import time
 from collections.abc import Callable, Collection, Mapping
 from typing import Final
 
@@ -214,7 +215,7 @@ class DatabaseFiles:
         size = self._size(self._log)
         if size is not None and size > self._log.position + _LOG_BEHIND:
             self._skip(self._log)
-        return self._follow(self._log, self.database.read_log)
+        return self._follow(self._log, lambda data: self.database.read_log(data, time.monotonic()))
 
     def _follow(self, followed: _Followed | None, read: Callable[[bytes], None]) -> bool:
         """Read a chunk of what a file has grown by; whether there may be more."""
@@ -239,7 +240,7 @@ class DatabaseFiles:
         if followed is None:
             return
         try:
-            self.database.read_manifest(data)
+            self.database.read_manifest(data, time.monotonic())
         except ManifestError as error:
             self.failed = str(error)
             followed.fd = None

@@ -71,6 +71,12 @@ def start_write_back(fd: int) -> None:
     _check(_libc.sync_file_range(fd, ctypes.c_int64(0), ctypes.c_int64(0), ctypes.c_uint(sync_file_range_write)))
 
 
+def write_back(fd: int, offset: int, length: int) -> None:
+    """Write a range's dirty pages and wait for the device, but not its cache (sync_file_range(2)). Raises OSError."""
+    before_write_after = 7
+    _check(_libc.sync_file_range(fd, ctypes.c_int64(offset), ctypes.c_int64(length), ctypes.c_uint(before_write_after)))
+
+
 def set_times(fd: int, atime_ns: int | None, mtime_ns: int | None) -> None:
     """Set one or both times of an open object (O_PATH suffices); None leaves a time as it is. Raises OSError."""
 

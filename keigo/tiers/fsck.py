@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 
+from keigo.tiers.copying import checksum
 from keigo.tiers.fds import Fd
-from keigo.tiers.migration import checksum
 from keigo.tiers.scan import Finding
 from keigo.tiers.volume import Volume
 

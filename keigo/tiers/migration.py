@@ -1,6 +1,6 @@
 """Migration: changing the home of a file that nobody is writing.
 
-    1  copy to `.keigo/incoming/` of the target, fsync, read back past the page cache, compare the checksum
+    1  copy to `.keigo/incoming/` of the target, fsync, read back past the page cache, compare the checksum (`copying`)
     2  intent U (durable): "unlink the copies on the target"       a crash from here on undoes
     3  rename the copy to its names in the target's tree, fsync the directories
     4  intent R replaces U (durable): "unlink the names on the source"     a crash from here on redoes
@@ -20,56 +20,24 @@ import os
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Final
 
 import msgspec
-import xxhash
 
 from keigo import failpoints
 from keigo.tiers.catalog import FileRecord
+from keigo.tiers.copying import Copy, DamagedError, copy
 from keigo.tiers.directories import shown
-from keigo.tiers.fds import Fd, copy_attributes
+from keigo.tiers.fds import Fd
 from keigo.tiers.intents import Ident, Intent, Step, run, sync
+from keigo.tiers.pace import Pace
 from keigo.tiers.tier import Tier
-from keigo.tiers.volume import CancelledError, Volume, space_of
+from keigo.tiers.volume import CancelledError, Volume
 
-_CHUNK: Final = 1 << 20
 log = logging.getLogger(__name__)
 
 
 class NotMovableError(Exception):
     """The file cannot migrate now; the text says why."""
-
-
-class DamagedError(Exception):
-    """A device gave back other bytes than were written to it; the text says which."""
-
-
-@dataclass(slots=True)
-class Pace:
-    """Copy speed limit in bytes per second (None: none), shared by all migrations of a volume."""
-
-    limit: int | None
-    _due: float = 0.0
-
-    def spend(self, size: int, stop: threading.Event) -> None:
-        """Wait until `size` more bytes may be copied, or until `stop` is set."""
-        if self.limit is None:
-            return
-        now = time.monotonic()
-        self._due = max(self._due, now) + size / self.limit
-        stop.wait(max(0.0, self._due - now - 0.1))
-
-
-@dataclass(slots=True)
-class Copy:
-    """A finished, durable, verified copy in `incoming` of the target."""
-
-    name: bytes
-    ident: Ident
-    checksum: int
-    space: int
 
 
 def migrate(
@@ -86,18 +54,18 @@ def migrate(
     landed = False
     copy_name = b"%d" % file
     try:
-        copy = _copy(source, before, volume.tier_of(record), target, copy_name, pace, stop, copied)
+        made = copy(source, before, volume.tier_of(record), target, copy_name, pace, stop, copied)
         failpoints.hit("migrate.verified")
         with volume.lock:
             if stop.is_set():
                 raise CancelledError
             record = volume.record(file)
-            if record.checksum not in (None, copy.checksum):
+            if record.checksum not in (None, made.checksum):
                 raise DamagedError(f"is damaged on tier {record.home}: not what it was when it last migrated")
             _check_links(record, before)
             volume.landing.add(file)
         landed = True
-        return _land(volume, file, record, source, target, before, copy, reason)
+        return _land(volume, file, record, source, target, before, made, reason)
     finally:
         with volume.lock:
             volume.cancelled.pop(file, None)
@@ -139,71 +107,6 @@ def _check_links(record: FileRecord, status: os.stat_result) -> None:
         raise NotMovableError(f"has {status.st_nlink} links on its tier and {len(record.links)} in the volume")
 
 
-def _copy(
-    source: Fd,
-    status: os.stat_result,
-    home: Tier,
-    target: Tier,
-    name: bytes,
-    pace: Pace,
-    stop: threading.Event,
-    copied: Callable[[int], None],
-) -> Copy:
-    """Step 1. Raises CancelledError, DamagedError or OSError; the caller removes what it made in `incoming`."""
-    how = os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
-    new = Fd(os.open(name, how, 0o600, dir_fd=target.incoming.fd))
-    sparse = status.st_blocks * 512 < status.st_size
-    if sparse:
-        os.ftruncate(new.fd, status.st_size)
-    elif status.st_size:
-        os.posix_fallocate(new.fd, 0, status.st_size)  # ENOSPC now rather than half-way, and one extent
-    digest = xxhash.xxh3_64()
-    offset = 0
-    while offset < status.st_size:
-        chunk = os.pread(source.fd, min(_CHUNK, status.st_size - offset), offset)
-        if stop.is_set() or not chunk:
-            raise CancelledError
-        digest.update(chunk)
-        home.traffic.reads.add(len(chunk))
-        if not sparse or chunk.count(0) < len(chunk):
-            _write_all(new, chunk, offset)
-            target.traffic.writes.add(len(chunk))
-        offset += len(chunk)
-        copied(len(chunk))
-        failpoints.hit("migrate.copying")
-        pace.spend(len(chunk), stop)
-    copy_attributes(source, new, status)
-    os.fsync(new.fd)
-    failpoints.hit("migrate.copied")
-    # Clean pages dropped, so that reading back asks the device.
-    os.posix_fadvise(new.fd, 0, 0, os.POSIX_FADV_DONTNEED)
-    back = checksum(new, stop)
-    target.traffic.reads.add(status.st_size)
-    made = os.fstat(new.fd)
-    if made.st_size != status.st_size or back != digest.intdigest():
-        raise DamagedError(f"the copy on tier {target.name} differs from what was written")
-    return Copy(name, Ident.of(made), back, space_of(made))
-
-
-def _write_all(fd: Fd, data: bytes, offset: int) -> None:
-    view = memoryview(data)
-    while view:
-        done = os.pwrite(fd.fd, view, offset)
-        view, offset = view[done:], offset + done
-
-
-def checksum(fd: Fd, stop: threading.Event | None = None) -> int:
-    """XXH3-64 of an open file's contents. Raises OSError, or CancelledError once `stop` is set."""
-    digest = xxhash.xxh3_64()
-    offset = 0
-    while chunk := os.pread(fd.fd, _CHUNK, offset):
-        if stop is not None and stop.is_set():
-            raise CancelledError
-        digest.update(chunk)
-        offset += len(chunk)
-    return digest.intdigest()
-
-
 def _land(
     volume: Volume,
     file: int,
@@ -211,7 +114,7 @@ def _land(
     source: Fd,
     target: Tier,
     before: os.stat_result,
-    copy: Copy,
+    made: Copy,
     reason: str,
 ) -> int:
     """Steps 2 to 6; the file is in `landing`."""
@@ -225,7 +128,7 @@ def _land(
         paths = [volume.path(*link) for link in record.links]
         directories = [volume.directories.make(directory, target) for directory, _ in record.links]
     what = f"move {shown(paths[0])} from {home.name} to {target.name}"
-    undo = Intent(what, [Step(target.name, "unlink", path, copy.ident) for path in paths])
+    undo = Intent(what, [Step(target.name, "unlink", path, made.ident) for path in paths])
     redo = Intent(what, [Step(home.name, "unlink", path, Ident.of(now)) for path in paths])
     volume.intents.write(key, undo)
     failpoints.hit("migrate.intent-undo")
@@ -233,8 +136,8 @@ def _land(
         first = None
         for fd, (_, name) in zip(directories, record.links, strict=True):
             if first is None:
-                os.link(copy.name, name, src_dir_fd=target.incoming.fd, dst_dir_fd=fd.fd)
-                os.unlink(copy.name, dir_fd=target.incoming.fd)
+                os.link(made.name, name, src_dir_fd=target.incoming.fd, dst_dir_fd=fd.fd)
+                os.unlink(made.name, dir_fd=target.incoming.fd)
                 first = (fd, name)
             else:
                 os.link(first[1], name, src_dir_fd=first[0].fd, dst_dir_fd=fd.fd)
@@ -244,14 +147,14 @@ def _land(
         volume.intents.write(key, redo)
         failpoints.hit("migrate.intent-redo")
         with volume.lock:
-            _switch(volume, file, target, copy, reason)
+            _switch(volume, file, target, made, reason)
     except BaseException:
         _undo(volume, key, undo)
         raise
     failpoints.hit("migrate.switched")
     with volume.lock:
         home.charge(-was.space, -1)
-        target.charge(copy.space, 1)
+        target.charge(made.space, 1)
     try:
         for step in redo.steps:
             run(step, volume.roots)
@@ -264,12 +167,13 @@ def _land(
     return before.st_size
 
 
-def _switch(volume: Volume, file: int, target: Tier, copy: Copy, reason: str) -> None:
+def _switch(volume: Volume, file: int, target: Tier, made: Copy, reason: str) -> None:
     """Make the target the home, for the catalog and for open readers; on an error the source still is."""
     record = volume.record(file)  # as it is now: its level may have changed while it was copied
     old = msgspec.structs.replace(record)
-    record.home, record.reason, record.checksum = target.name, reason, copy.checksum
-    record.size, record.mtime_ns, record.space = copy.ident.size, copy.ident.mtime_ns, copy.space
+    record.home, record.reason, record.checksum = target.name, reason, made.checksum
+    record.size, record.mtime_ns, record.space = made.ident.size, made.ident.mtime_ns, made.space
+    record.moved = time.time()
     volume.catalog.put_file(file, record)
     known = volume.open_files.get(file)
     if known is not None:

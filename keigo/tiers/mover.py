@@ -1,13 +1,20 @@
 """The mover: one thread that carries out migrations, those that the policy plans and those that a user asks for.
 
 One at a time: two copies at once would only share the devices' bandwidth, and leave twice the work undone in a
-crash. Its tables are guarded by `_wake`, a condition on its own lock, which may be taken under `Volume.lock`; the
-other way round never.
+crash. A plan is a wish of a moment: of each plan only the first moves are taken, those that make room before others,
+and each is looked at again when its turn comes. What is left of a plan that has grown old is thrown away, and the next
+one is made. How fast a copy goes, and whether it must pause, `pace` and the budget say, ten times a second.
+
+Files that a compaction reads will be gone in a moment: their copy is not begun, or ends, unless room is needed.
+
+The mover's tables are guarded by `_wake`, a condition on its own lock, which may be taken under `Volume.lock`; the
+other way round never. `_bounces`, `_refused` and `_others` are the mover's thread's alone.
 """
 
 from __future__ import annotations
 
 import logging
+import os
 import threading
 import time
 from collections import deque
@@ -16,15 +23,25 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from keigo.lsm.roles import Role
+from keigo.placement.budget import Budget, budget, paused_by
+from keigo.placement.policy import Move
+from keigo.tiers.bounces import Bounces
+from keigo.tiers.copying import DamagedError
 from keigo.tiers.directories import shown
-from keigo.tiers.migration import DamagedError, NotMovableError, Pace, migrate
+from keigo.tiers.migration import NotMovableError, migrate
+from keigo.tiers.pace import OthersUse, Pace, Stage
 from keigo.tiers.volume import CancelledError, Volume
 
 log = logging.getLogger(__name__)
 
 _TRIES: Final = 3  # a file that changes during each of so many copies is left alone until the next plan
-_PLAN_EVERY: Final = 0.5  # seconds at least between two plans: a plan reads the whole catalog
-_RETRY_AFTER: Final = 30.0  # seconds until a file whose move failed is tried again
+_PLAN_EVERY: Final = 0.5  # seconds at least between two plans
+_PLAN_SHARE: Final = 20  # times what the last plan took pass before the next: planning takes at most 5% of the time
+_STALE: Final = 5.0  # seconds after which the rest of a plan is not carried out
+_MOST_PLANNED: Final = 64  # moves of a plan that are queued
+_RETRY_AFTER: Final = 30.0  # seconds until a file whose move failed, or was refused, may be in a plan again
+_STALLED_WAIT: Final = 0.5  # seconds until a mover that pauses looks again
+_COMPACTED: Final = "a compaction reads it, and will replace it"
 
 Done = Callable[[str | None], None]
 
@@ -40,6 +57,10 @@ class Request:
     """Hears None when the file has moved, else why not; in the mover's thread, without locks."""
     keep: bool = False
     """Whether the file is to stay there whatever the policy wants: a user asked for it."""
+    source: str | None = None
+    """Where the policy that planned it saw the file; None: it was not planned by one."""
+    urgent: bool = True
+    """Whether it never rests, however much others use the devices: room is needed, or somebody waits for it."""
 
 
 @dataclass(slots=True)
@@ -53,13 +74,21 @@ class Progress:
     bytes: int = 0
     last_error: str | None = None
     waiting: int = 0
+    paused: str | None = None
+    """Why it does nothing although something is to be done."""
+    speed: float = 0.0
+    """Bytes per second of the copy that is under way, lately."""
+
+
+class _MakeWayError(NotMovableError):
+    """Another move goes first; this one may be planned again."""
 
 
 @dataclass(slots=True)
 class _Queue:
     asked: deque[Request] = field(default_factory=deque)
     planned: deque[Request] = field(default_factory=deque)
-    failed_at: dict[int, float] = field(default_factory=dict)
+    planned_at: float = 0.0
 
 
 class Mover:
@@ -69,17 +98,22 @@ class Mover:
         self.volume = volume
         self.progress = Progress()
         self._pace = Pace(copy_limit)
+        self._others = OthersUse([os.fstat(tier.root.fd).st_dev for tier in volume.tiers], self._pace)
+        self._bounces = Bounces()
+        self._refused: dict[int, float] = {}
+        """Files that are not to be planned now -> when they may be again."""
         self._wake = threading.Condition()
         self._queue = _Queue()
         self._dirty = True
         self._stopping = False
         self._paused = False
         self._busy = False
-        self._planned_at = 0.0
         self._plan_cost = 0.0
         self._moved = 0
         self._thread = threading.Thread(target=self._run, name="keigo-mover", daemon=True)
         volume.file_closed = self.poke
+
+    # --- life ---
 
     def start(self) -> None:
         """Begin to move files."""
@@ -154,52 +188,93 @@ class Mover:
             if request.done is not None:
                 request.done(outcome)
 
+    # --- what comes next ---
+
     def _next(self) -> Request | None:
-        """The next request; None when stopping. Plans when nothing is queued and something changed."""
+        """The next request; None when stopping. Plans when nothing is queued and something calls for it."""
         while True:
             with self._wake:
-                while True:
-                    if self._stopping:
-                        return None
-                    if self._paused:
-                        self._wake.wait()
-                        continue
-                    if self._queue.asked or self._queue.planned:
-                        self._busy = True
-                        return (self._queue.asked or self._queue.planned).popleft()
-                    # A plan may take 5% of the time: 20 times its cost passes before the next.
-                    due = self._planned_at + max(_PLAN_EVERY, 20 * self._plan_cost)
-                    left = due - time.monotonic()
-                    if self._dirty and left <= 0:
-                        break
-                    self._wake.wait(left if self._dirty else _RETRY_AFTER if self._queue.failed_at else None)
-                    if self._queue.failed_at:
-                        self._dirty = True
+                if self._stopping:
+                    return None
+                if self._paused:
+                    self._wake.wait()
+                    continue
+                request = self._take(time.monotonic())
+                if request is not None:
+                    self._busy = True
+                    return request
+                left = _STALLED_WAIT if self._queue.planned else self._due()
+                if left is None or left > 0:
+                    self._wake.wait(left)
+                    continue
                 self._dirty = False
-            began = time.monotonic()
-            planned = self.plan()
-            with self._wake:
-                self._planned_at = time.monotonic()
-                self._plan_cost = self._planned_at - began
-                self._queue.planned.extend(planned)
+            self._plan_anew()
+
+    def _plan_anew(self) -> None:
+        """Replace what is planned."""
+        began = time.monotonic()
+        planned = self.plan()
+        with self._wake:
+            self._queue.planned = deque(planned)
+            self._queue.planned_at = time.monotonic()
+            self._plan_cost = self._queue.planned_at - began
+            self.progress.waiting = len(self._queue.asked) + len(planned)
+
+    def _take(self, now: float) -> Request | None:
+        """What is to be done now, of what is queued. `_wake` is held."""
+        queue, draining = self._queue, self.volume.draining
+        if queue.asked:
+            return queue.asked.popleft()
+        if queue.planned and ((queue.planned[0].source is None) is not draining or self._is_stale(now)):
+            queue.planned.clear()
+            self._dirty = True
+        stalled = paused_by(self.volume.placing.pressure)
+        for request in queue.planned:
+            if request.urgent or stalled is None:
+                queue.planned.remove(request)
+                self._dirty = self._dirty or not queue.planned  # the plan may have been cut
+                self.progress.paused = None
+                return request
+        self.progress.paused = stalled if queue.planned else None
+        return None
+
+    def _is_stale(self, now: float) -> bool:
+        """Whether the rest of the plan is too old to be carried out. `_wake` is held."""
+        return not self.volume.draining and now - self._queue.planned_at > max(_STALE, _PLAN_SHARE * self._plan_cost)
+
+    def _due(self) -> float | None:
+        """Seconds until the next plan; None: nothing calls for one. `_wake` is held."""
+        least = max(_PLAN_EVERY, _PLAN_SHARE * self._plan_cost)
+        waits = [least] if self._dirty else []
+        if self.volume.placing.policy.period is not None:
+            waits.append(max(least, self.volume.placing.policy.period))
+        if self._refused:
+            waits.append(max(least, _RETRY_AFTER))
+        return self._queue.planned_at + min(waits) - time.monotonic() if waits else None
 
     def plan(self) -> list[Request]:
-        """What should move now: to the primary tier when draining, else what the policy says."""
-        volume = self.volume
+        """What should move now: to the primary tier when draining, else the first of what the policy says."""
+        volume, placing = self.volume, self.volume.placing
         now = time.monotonic()
-        failed = self._queue.failed_at
-        for file in [file for file, at in failed.items() if now - at > _RETRY_AFTER]:
-            del failed[file]
-        states = [state for state in volume.file_states() if state.id not in failed]
+        for file in [file for file, until in self._refused.items() if until <= now]:
+            del self._refused[file]
+        view = placing.view(time.time(), frozenset(() if volume.draining else self._refused))
         if volume.draining:
             primary = volume.primary
             return [
                 Request(state.id, primary.name, "drained")
-                for state in states
+                for state in view
                 if state.tier != primary.index and not self._stays(state.id, state.role)
             ]
-        moves = volume.policy.plan(states, volume.tier_states())
-        return [Request(move.file, volume.tiers[move.target].name, move.reason) for move in moves]
+        placing.prices = placing.policy.prices(view, placing.tier_states())
+        moves = placing.policy.plan(view, placing.tier_states())
+        # Those that make room first; what they need the others to have done before is seen when their turn comes.
+        chosen = sorted(moves, key=lambda move: not move.urgent)[:_MOST_PLANNED]
+        return [self._request(move) for move in chosen]
+
+    def _request(self, move: Move) -> Request:
+        source, target = self.volume.tiers[move.source].name, self.volume.tiers[move.target].name
+        return Request(move.file, target, move.reason, source=source, urgent=move.urgent)
 
     def _stays(self, file: int, role: Role) -> bool:
         """Whether a file is the LOCK of a guarded database, which goes in place together with the guard."""
@@ -208,6 +283,8 @@ class Mover:
         record = self.volume.catalog_file(file)
         return record is not None and any(directory in self.volume.guarded for directory, _ in record.links)
 
+    # --- one move ---
+
     def _move(self, request: Request) -> str | None:
         """Carry out one request; returns None or why it did not move."""
         volume = self.volume
@@ -215,14 +292,24 @@ class Mover:
         for _ in range(_TRIES):
             if self._stopping or self._paused:
                 return "the volume is being closed"
+            why = self._overtaken(request)
+            if why is not None:
+                log.debug("file %d does not move to %s: %s", request.file, target.name, why)
+                self._refuse(request.file, _STALE)
+                return why
             try:
+                record = volume.record(request.file)
+                home = record.home
                 self.progress.current = volume.show(request.file)
+                self._pace.begin(lambda stage: self._budget(request, stage))
                 self.progress.bytes += migrate(volume, request.file, target, request.reason, self._pace)
                 if request.keep:
                     volume.keep(request.file, target.name)
             except NotMovableError as error:
                 if request.keep:
                     volume.keep(request.file, target.name)  # it may be there already
+                if request.source is not None and not isinstance(error, _MakeWayError):
+                    self._refuse(request.file, _RETRY_AFTER)
                 return str(error)
             except CancelledError:
                 self.progress.cancelled += 1
@@ -234,15 +321,76 @@ class Mover:
                 self.progress.failed += 1
                 self.progress.last_error = f"{self.progress.current}: {what}"
                 log.warning("cannot move %s to %s: %s", self.progress.current, target.name, what)
-                self._queue.failed_at[request.file] = time.monotonic()
+                self._refuse(request.file, _RETRY_AFTER)
                 return what
             else:
+                self._bounces.moved(request.file, home, target.name, time.monotonic())
                 self.progress.done += 1
                 log.info("moved %s to %s: %s", self.progress.current, target.name, request.reason)
                 return None
             finally:
-                self.progress.current = None
+                self.progress.current = self.progress.paused = None
+                self.progress.speed = 0.0
         return "changed while it was copied"
+
+    def _overtaken(self, request: Request) -> str | None:
+        """Why a move that was planned is not to be carried out any more."""
+        if request.source is None:
+            return None
+        volume, target = self.volume, self.volume.by_name[request.target]
+        record = volume.catalog_file(request.file)
+        if record is None:
+            return "is gone"
+        if record.home != request.source:
+            return f"is on {record.home} now"
+        if record.space > target.room():
+            return f"tier {target.name} has no room any more"
+        if request.urgent:
+            return None
+        if request.file in volume.doomed():
+            return _COMPACTED
+        until = self._bounces.until(request.file, request.target)
+        if time.monotonic() < until and not self._is_pinned_to(request):
+            return f"has come from {request.target} a short while ago"
+        return None
+
+    def _is_pinned_to(self, request: Request) -> bool:
+        volume = self.volume
+        with volume.lock:
+            record = volume.catalog.file(request.file)
+            pinned = None if record is None else volume.pins.tier_for(volume.path(*record.links[0]))
+        return pinned is not None and pinned[1] == request.target
+
+    def _refuse(self, file: int, seconds: float) -> None:
+        """Leave a file out of plans for a while: its move could not be carried out, and would be planned again."""
+        self._refused[file] = time.monotonic() + seconds
+
+    def _budget(self, request: Request, stage: Stage) -> Budget:
+        """What the copy that is under way may do now. Raises NotMovableError where it is not to go on."""
+        if self._stopping or self._paused:
+            raise _MakeWayError("the volume is being closed")
+        if not request.urgent:
+            if request.file in self.volume.doomed():
+                raise NotMovableError(_COMPACTED)
+            self._make_way()
+        placing = self.volume.placing
+        legs = self._others.legs(stage, placing.models, placing.loads, time.monotonic())
+        found = budget(legs, placing.pressure, urgent=request.urgent)
+        self.progress.paused, self.progress.speed = found.paused, self._pace.speed
+        return found
+
+    def _make_way(self) -> None:
+        """End a copy that may take its time where somebody waits for another one. Raises _MakeWayError."""
+        if self.volume.draining:
+            raise _MakeWayError("the volume is being drained")
+        with self._wake:
+            if self._queue.asked:
+                raise _MakeWayError("a user asked for another move")
+            if not self._is_stale(time.monotonic()):
+                return
+        self._plan_anew()
+        if any(request.urgent for request in self._queue.planned):
+            raise _MakeWayError("room is needed first")
 
     def run_all(self, report: Callable[[str], None] = lambda _line: None) -> list[str]:
         """Without a thread: carry out one plan to its end; returns what could not be moved, a line each."""

@@ -19,11 +19,13 @@ import logging
 import threading
 import time
 from collections import Counter
+from dataclasses import asdict
 from typing import Final
 
-from keigo.lsm.database import Belief, Truth
+from keigo.lsm.database import Belief
+from keigo.lsm.pressure import CALM, Pressure
 from keigo.lsm.roles import IMMUTABLE, Role, role_of
-from keigo.lsm.threads import job_of_thread, process_of_thread
+from keigo.lsm.threads import has_thread, job_of_thread, process_of_thread
 from keigo.tiers.catalog import ROOT
 from keigo.tiers.database_files import DatabaseFiles
 from keigo.tiers.directories import shown
@@ -35,6 +37,8 @@ _GATHER: Final = 0.05  # seconds in which edits gather: a flush and its compacti
 _BATCH: Final = 256  # levels set at once under the volume's lock: about 2 ms
 _PATIENCE: Final = 8  # chunks (of each file) that a CREATE reads before it does without: about 0.1 s
 _FAULT: Final = "the database in directory %d is not followed any more"
+_TABLE: Final = (b"sst", b"ldb")
+_BLOB: Final = (b"blob",)
 TELLING: Final = frozenset({Role.MANIFEST, Role.CURRENT, Role.OPTIONS, Role.INFOLOG})
 """Roles of the files whose coming, going and changing is to be told here."""
 
@@ -54,6 +58,7 @@ class Observer:
         """What there was of databases that are gone."""
         self._stopping = False
         self._thread = threading.Thread(target=self._run, name="keigo-observer", daemon=True)
+        volume.doomed = self.doomed
 
     # --- life ---
 
@@ -175,7 +180,7 @@ class Observer:
             began = time.thread_time()
             with known.lock:
                 opener = known.process is not None and known.process == process_of_thread(tid)
-                belief = known.database.believe(name, tid, job, opener=opener)
+                belief = known.database.believe(name, tid, job, opener=opener, now=time.monotonic())
                 known.cpu += time.thread_time() - began
         except Exception:
             log.exception(_FAULT, known.directory)
@@ -200,8 +205,31 @@ class Observer:
                     "version": database.version,
                     "problem": problem,
                     "targets": {} if known.broken else database.level_targets(),
+                    "pressure": asdict(database.pressure(time.monotonic())),
                 }
         return found
+
+    def pressures(self) -> dict[int, Pressure]:
+        """Directory -> how much writers of its database wait, now. One whose process has ended has none."""
+        found = {}
+        for known in self._all():
+            if not known.broken:
+                with known.lock:
+                    ended = known.process is not None and not has_thread(known.process)
+                    found[known.directory] = CALM if ended else known.database.pressure(time.monotonic())
+        return found
+
+    def doomed(self) -> frozenset[int]:
+        """Ids of the files that running compactions read: they will be gone soon. Takes `Volume.lock`."""
+        found = set()
+        for known in self._all():
+            if known.broken:
+                continue
+            with known.lock:
+                numbers = known.database.doomed()
+            with self.volume.lock:
+                found |= {self._file_of(known.directory, number, _TABLE) for number in numbers}
+        return frozenset(file for file in found if file is not None)
 
     def facts(self) -> dict[str, object]:
         """For `status`: how many SSTs were believed at CREATE to be for which level, and at which the MANIFEST then had
@@ -257,16 +285,16 @@ class Observer:
             for start in range(0, len(truths), _BATCH):
                 with self.volume.lock:
                     for truth in truths[start : start + _BATCH]:
-                        file = self._find(known.directory, truth)
+                        suffixes = _BLOB if truth.role is Role.BLOB else _TABLE
+                        file = self._file_of(known.directory, truth.number, suffixes)
                         if file is not None:
                             moved = self.volume.set_level(file, truth.level, truth.family) or moved
         if moved:
             self.volume.file_closed()
 
-    def _find(self, directory: int, truth: Truth) -> int | None:
-        suffixes = (b"blob",) if truth.role is Role.BLOB else (b"sst", b"ldb")
+    def _file_of(self, directory: int, number: int, suffixes: tuple[bytes, ...]) -> int | None:
         for suffix in suffixes:
-            entry = self.volume.lookup(directory, b"%06d.%s" % (truth.number, suffix))
+            entry = self.volume.lookup(directory, b"%06d.%s" % (number, suffix))
             if entry is not None and entry.kind == "file":
                 return entry.id
         return None

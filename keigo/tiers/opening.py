@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import os
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -41,15 +41,25 @@ class Membership(msgspec.Struct):
     tiers: list[str]
 
 
-def open_volume(config: Config, directory: Path, policy: Policy, *, apply: bool = True) -> tuple[Volume, list[Finding]]:
+def open_volume(
+    config: Config,
+    directory: Path,
+    policy: Policy,
+    locked: Callable[[Tier], None] = lambda _primary: None,
+    *,
+    apply: bool = True,
+) -> tuple[Volume, list[Finding]]:
     """Open the volume of `config` over `directory`, which must not be mounted yet.
 
-    With `apply` false the trees and the catalog on the tiers stay as they are (`fsck`), but intents are finished all
-    the same. Raises TierError with one line for whatever stands in the way; nothing is then locked or mounted.
+    `locked` hears of the primary tier once all tiers are locked, before anything else is done; what it raises ends
+    the opening. With `apply` false the trees and the catalog on the tiers stay as they are (`fsck`), but intents are
+    finished all the same. Raises TierError with one line for whatever stands in the way; nothing is then locked or
+    mounted.
     """
     tiers = _open_tiers(config, directory)
     try:
         primary = next((tier for tier in tiers if tier.in_place), tiers[-1])
+        locked(primary)
         _check_members(config, tiers, primary)
         intents = IntentLog(primary.state)
         for done in intents.replay({tier.name: tier.root for tier in tiers}):
@@ -64,6 +74,8 @@ def open_volume(config: Config, directory: Path, policy: Policy, *, apply: bool 
         pins = Pins(primary.state, config.pins)
         volume = Volume(config.volume, tiers, catalog, intents, policy, pins)
         findings = reconcile(volume, apply=apply)
+        with volume.lock:
+            volume.placing.follow()
     except (PinsError, OSError) as error:
         catalog.abandon()
         raise TierError(f"volume {config.volume}: {error}") from error

@@ -29,6 +29,8 @@ class Pins:
     def __init__(self, state: Fd, configured: Mapping[str, str]) -> None:
         self._state = state
         self._configured = dict(configured)
+        self.changes = 0
+        """How often a pin was set or removed."""
         try:
             self._set = msgspec.json.decode(read_file(state.fd, PINS), type=dict[str, str])
         except FileNotFoundError:
@@ -43,9 +45,14 @@ class Pins:
             **{k: v for k, v in self._configured.items() if k not in self._set},
         }
 
+    @property
+    def exist(self) -> bool:
+        """Whether there are any."""
+        return bool(self._set or self._configured)
+
     def tier_for(self, path: bytes) -> tuple[str, str] | None:
         """(pattern, tier name) of the pin that a path falls under."""
-        if not self._set and not self._configured:
+        if not self.exist:
             return None
         text = shown(path)
         return next(
@@ -66,3 +73,4 @@ class Pins:
     def _write(self, pins: dict[str, str]) -> None:
         write_durably(self._state.fd, PINS, msgspec.json.encode(pins))
         self._set = pins
+        self.changes += 1

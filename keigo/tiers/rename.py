@@ -119,6 +119,7 @@ def _move_directory(volume: Volume, old: Name, new: Name, source: Entry, target:
     volume.catalog.drop_entry(*old)
     volume.catalog.put_entry(*new, source)
     volume.catalog.put_dir(source.id, *new)
+    volume.placing.paths_changed()
     if undurable is not None:
         raise OSError(errno.EIO, f"rename is done but may not be durable: {undurable}")
 
@@ -140,6 +141,7 @@ def _exchange(volume: Volume, old: Name, new: Name, source: Entry, target: Entry
         volume.catalog.put_entry(*after, entry)
         if entry.kind == "dir":
             volume.catalog.put_dir(entry.id, *after)
+            volume.placing.paths_changed()
         else:
             volume.renamed(entry.id, before, after)
     if undurable is not None:

@@ -15,9 +15,9 @@ from typing import Final, Literal
 from keigo.lsm.roles import DATABASE_MARKERS, IMMUTABLE, role_of
 from keigo.tiers import guard
 from keigo.tiers.catalog import ROOT, Entry, FileRecord
+from keigo.tiers.copying import checksum
 from keigo.tiers.directories import shown
 from keigo.tiers.fds import Fd, open_dir
-from keigo.tiers.migration import checksum
 from keigo.tiers.tier import STATE, Tier
 from keigo.tiers.volume import Volume, space_of
 

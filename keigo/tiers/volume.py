@@ -25,14 +25,15 @@ from typing import Final
 import msgspec
 
 from keigo.lsm.database import Belief
-from keigo.lsm.roles import DATABASE_MARKERS, Role, file_number, role_of
-from keigo.placement.policy import Choice, Context, FileState, NoRoom, Policy, TierState, fallback_order
+from keigo.lsm.roles import DATABASE_MARKERS, Role, role_of
+from keigo.placement.policy import Choice, Context, NoRoom, Policy, fallback_order
 from keigo.tiers import guard
 from keigo.tiers.catalog import ROOT, Catalog, Entry, FileRecord
 from keigo.tiers.directories import Directories, fail, shown
 from keigo.tiers.fds import O_DIR, Fd, lstat_or_none
 from keigo.tiers.intents import IntentLog
 from keigo.tiers.pins import Pins
+from keigo.tiers.placing import Placing
 from keigo.tiers.tier import STATE, Tier
 
 log = logging.getLogger(__name__)
@@ -57,6 +58,8 @@ class OpenFile:
     """Bytes that are charged to the tier."""
     promised: int = 0
     """Bytes set aside on the tier for what the writers will still add."""
+    revision: int = 0
+    """How often `size` and `space` were taken from a stat: one that was made before the last time is out of date."""
 
 
 class CancelledError(Exception):
@@ -76,7 +79,6 @@ class Volume:
         self.primary = next((tier for tier in tiers if tier.in_place), self.tiers[-1])
         self.catalog = catalog
         self.intents = intents
-        self.policy = policy
         self.pins = pins
         self.lock = threading.RLock()
         self.idle = threading.Condition(self.lock)
@@ -94,8 +96,19 @@ class Volume:
         """Called, under the lock, when a file's home has changed: open handles are to be moved there."""
         self.file_closed: Callable[[], None] = lambda: None
         """Called when a writer closed a file or a tier's room changed: there may be something to migrate."""
+        self.doomed: Callable[[], frozenset[int]] = frozenset
+        """Asked, without locks, for the files that running compactions read."""
         self.directories = Directories(catalog, tiers)
-        self._expected: dict[Role, float] = {}
+        self.placing = Placing(
+            self.tiers,
+            policy,
+            pins,
+            catalog,
+            lock=self.lock,
+            path=self.directories.path,
+            is_written=self._is_written,
+            is_movable=self._is_movable,
+        )
 
     # --- directories ---
 
@@ -204,10 +217,6 @@ class Volume:
 
     # --- placement ---
 
-    def tier_states(self) -> list[TierState]:
-        """What a policy may know of the tiers."""
-        return [TierState(tier.name, tier.capacity, tier.used, tier.room()) for tier in self.tiers]
-
     def tier_of(self, record: FileRecord) -> Tier:
         """A file's home."""
         return self.by_name[record.home]
@@ -218,23 +227,20 @@ class Volume:
         if context.role is Role.LOCK and self.guards:
             other = next(tier for tier in self.tiers if tier is not self.primary)
             return Choice(other.index, "beside the guard in the data directory")
-        states = self.tier_states()
-        pinned = self.pins.tier_for(context.path)
-        if pinned is not None:
-            pattern, name = pinned
-            index = self.by_name[name].index
-            if states[index].room > 0:
-                return Choice(index, f"pinned by {pattern}")
-        for expected in (size, 0):  # the size is a guess: a full volume is one with no room for any
-            try:
-                return self.policy.choose(context, expected, states)
-            except NoRoom:
-                continue
-        raise fail(errno.ENOSPC, context.path)
+        try:
+            return self.placing.choose(context, size)
+        except NoRoom:
+            raise fail(errno.ENOSPC, context.path) from None
 
-    def expected_size(self, role: Role) -> int:
-        """Bytes that a file of this role will probably have: a running mean of those closed so far."""
-        return int(self._expected.get(role, 0.0))
+    def _is_written(self, file: int) -> bool:
+        """Whether a file is open for writing."""
+        known = self.open_files.get(file)
+        return known is not None and known.writers > 0
+
+    def _is_movable(self, file: int) -> bool:
+        """Whether a file could migrate now. Asked without the lock, so the answer may be old."""
+        known = self.open_files.get(file)
+        return (known is None or not (known.writers or known.pinned)) and file not in self.cancelled
 
     def has_room(self) -> bool:
         """Whether any tier has bytes left, reserves included."""
@@ -276,29 +282,28 @@ class Volume:
             self._refuse_new(directory, name)
             role = role_of(name)
             self._guard_marker(directory, role)
-            size = self.expected_size(role)
-            path = self.path(directory, name)
-            context = Context(role, belief.job, belief.level, path, belief.engine, belief.family, tid)
+            context, size = self.placing.context(directory, name, role, belief, tid)
             choice = self._choose(context, size)
             tier, fd, reason = self._create_on(choice, directory, name, mode, uid, gid, flags)
             new = self.catalog.new_id()
-            self.catalog.put_file(
-                new,
-                FileRecord(
-                    tier.name,
-                    [(directory, name)],
-                    role=role,
-                    level=belief.level,
-                    created_level=belief.level,
-                    created=time.time(),
-                    reason=reason,
-                    family=belief.family,
-                ),
-            )
-            self.catalog.put_entry(directory, name, Entry("file", new))
+            self.open_files[new] = OpenFile(tier, writers=1, promised=size)
             tier.charge(0, 1)
             tier.promise(size)
-            self.open_files[new] = OpenFile(tier, writers=1, promised=size)
+            record = FileRecord(
+                tier.name,
+                [(directory, name)],
+                role=role,
+                level=belief.level,
+                created_level=belief.level,
+                created=time.time(),
+                reason=reason,
+                family=belief.family,
+            )
+            if choice.costs is not None:
+                record.costs = [(cost.write, cost.read, cost.room) for cost in choice.costs]
+            self.catalog.put_file(new, record)
+            self.catalog.put_entry(directory, name, Entry("file", new))
+            self.placing.created(new, tier.index, context)
             return new, fd
 
     def _create_on(
@@ -365,6 +370,8 @@ class Volume:
                 known = self.open_files[file] = OpenFile(tier, size=record.size, space=record.space)
             if write:
                 known.writers += 1
+                if known.writers == 1:
+                    self.placing.writing(file, known.tier.index, self.record(file).role)
             else:
                 known.readers += 1
 
@@ -402,13 +409,12 @@ class Volume:
         self.bypassed.discard(file)
         tier.charge(space - known.space)
         tier.promise(-known.promised)
+        self.placing.written(file, known.tier.index, space - record.space)
         known.size, known.space, known.promised = status.st_size, space, 0
+        known.revision += 1
         if (record.size, record.mtime_ns) != (status.st_size, status.st_mtime_ns):
             record.checksum = None
         record.size, record.space, record.mtime_ns = status.st_size, space, status.st_mtime_ns
-        seen = self._expected.get(record.role)
-        # A quarter of weight to the newest: follows a changed target_file_size within a handful of files.
-        self._expected[record.role] = space if seen is None else 0.75 * seen + 0.25 * space
         if record.links:
             self.catalog.put_file(file, record)
         else:
@@ -444,6 +450,7 @@ class Volume:
             covered = max(0, min(known.promised, more))
             known.promised -= covered
             known.size, known.space = status.st_size, space
+            known.revision += 1
             known.tier.promise(-covered)
             known.tier.charge(more)
             return more
@@ -462,6 +469,7 @@ class Volume:
             self.tier_of(record).charge(space - (record.space if known is None else known.space))
             if known is not None:
                 known.size, known.space = status.st_size, space
+                known.revision += 1
             record.size, record.space, record.checksum = status.st_size, space, None
             record.mtime_ns = status.st_mtime_ns
             if record.links:
@@ -657,32 +665,6 @@ class Volume:
             record = self.catalog.file(file)
             return "(gone)" if record is None else shown(self.path(*record.links[0]))
 
-    def file_states(self) -> list[FileState]:
-        """Closed files with a name, as a policy sees them."""
-        with self.lock:
-            states = []
-            for file, record in self.catalog.files():
-                known = self.open_files.get(file)
-                if record.special or (known is not None and (known.writers or known.pinned)) or file in self.cancelled:
-                    continue
-                path = self.path(*record.links[0])
-                pinned = self.pins.tier_for(path)
-                if record.kept and pinned is None:
-                    pinned = ("", record.home)
-                states.append(
-                    FileState(
-                        file,
-                        path,
-                        self.tier_of(record).index,
-                        record.size,
-                        record.role,
-                        record.level,
-                        file_number(record.links[0][1]),
-                        None if pinned is None else self.by_name[pinned[1]].index,
-                    )
-                )
-            return states
-
     def flush(self) -> None:
         """Commit the catalog's pending changes. Raises lmdb.Error."""
         with self.lock:
@@ -691,6 +673,7 @@ class Volume:
     def close(self) -> None:
         """Close the catalog and the tiers. No handle may be open and no migration under way."""
         with self.lock:
+            self.placing.store_heat()
             self.directories.clear()
             self.catalog.close()
             for tier in self.tiers:

@@ -61,6 +61,18 @@ def test_mistakes_in_devices_yaml_are_told_at_the_mount(world: World, text: str,
     assert os.listdir(world.directory) == ["in"]
 
 
+def test_a_policy_for_one_mount(world: World) -> None:
+    options = ("-d", world.config, "--log-file", world.log_file, "--driver", world.driver)
+    line = refused(world, "mount", world.directory, *options, "--policy", "best")
+    assert "'best' is not a policy (known: cost, levels, fill-order, popularity, mutant)" in line
+    assert not world.is_mounted()
+    world.keigo("mount", world.directory, *options, "--policy", "fill-order")
+    assert world.status()["policy"] == "fill-order"
+    (world.directory / "000001.sst").write_bytes(b"x" * 100)
+    (row,) = world.ls()
+    assert row["tier"] == "fast"
+
+
 def test_a_volume_mounts_once(mounted: World, tmp_path: Path) -> None:
     other = tmp_path / "other"
     other.mkdir()

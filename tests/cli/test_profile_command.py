@@ -62,7 +62,7 @@ def test_three_figures_a_direction_for_each_tier(place: World) -> None:
             assert row[way]["saturation_k"] in (1, 2, 4, 8, 16, 32, 64)
             assert row[way]["bandwidth"] > 0
     lines = done.stderr.splitlines()
-    assert lines[0].startswith("measuring 2 tier(s), 23 cells of 0.05 s each: about ")
+    assert lines[0].startswith("measuring 2 tier(s), up to 35 cells of up to 0.05 s each: about ")
     assert [line.split(":")[0] for line in lines[1:3]] == ["tier fast", "tier slow"]
     assert lines[3].startswith(f"note: {profile_path(place.config)}: is not a profile: ")
     assert lines[3].endswith("; it is replaced")

@@ -10,10 +10,15 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from keigo.config import Config, ConfigError, check, default_levels, load
+from keigo.config import POLICIES, Config, ConfigError, check, default_levels, load
+from keigo.lsm.roles import Role
+from keigo.lsm.threads import Job
+from keigo.placement.policy import Context, TierState
+from keigo.policies import PolicyError, make_policy
 
 ROOT = Path(__file__).parents[2]
 ONE = "volume: v\ntiers:\n- {name: a, in_place: true}\n"
+LISTS = "placement:\n  policy: levels\n  levels:\n"
 TWO = "volume: v\ntiers:\n- {name: a, path: /x}\n- {name: b, in_place: true}\n"
 
 
@@ -36,16 +41,25 @@ def test_the_example_in_the_repository() -> None:
     assert config.tiers[0].capacity == 32 << 30
     assert config.tiers[0].reserve_bytes(1000) == 50
     assert config.tiers[2].in_place
-    assert config.placement.levels["nvmm"] == ("wal", 0, 1)
+    assert config.placement.policy == "cost"
     assert config.pins == {"archive/*": "sata"}
     assert config.copy_limit == 200 << 20
+
+
+def test_what_the_example_offers_instead(tmp_path: Path) -> None:
+    head, cost, rest = re.split(r"(?m)^(placement:\n(?:  .*\n)+)", (ROOT / "devices.yaml").read_text())
+    assert "policy: cost" in cost
+    others = [re.sub("(?m)^# ?", "", block) for block in re.findall(r"(?m)^# placement:.*\n(?:#   .*\n)+", rest)]
+    levels, popularity = (read(tmp_path, head + other).placement for other in others)
+    assert (levels.policy, levels.levels["sata"]) == ("levels", (4, 5, 6))
+    assert (popularity.policy, popularity.period) == ("popularity", 60)
 
 
 def test_defaults(tmp_path: Path) -> None:
     config = read(tmp_path, TWO)
     assert config.tiers[0].capacity is None
     assert config.tiers[0].reserve_bytes(1000) == 50
-    assert config.placement.policy == "levels"
+    assert (config.placement.policy, config.placement.period) == ("cost", None)
     assert config.placement.levels == {"a": ("wal", 0, 1), "b": (2, 3, 4, 5, 6)}
     assert (config.catalog, config.copy_limit, config.pins) == (None, None, {})
 
@@ -66,6 +80,34 @@ def test_dots_in_a_path_mean_what_the_kernel_takes_them_for(tmp_path: Path) -> N
 @pytest.mark.filterwarnings("error")
 def test_an_anchor_may_be_used_again(tmp_path: Path) -> None:
     assert read(tmp_path, "volume: &x v\ntiers:\n- {name: &x a, in_place: true}\n").volume == "v"
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_every_policy_can_be_had(tmp_path: Path, policy: str) -> None:
+    config = read(tmp_path, TWO + f"placement: {{policy: {policy}}}\n")
+    assert config.placement.policy == policy
+    assert make_policy(config).name == policy
+    assert make_policy(read(tmp_path, TWO), policy).name == policy
+
+
+@pytest.mark.parametrize(("text", "seconds"), [("5", 5), ("0.5", 0.5), ("90s", 90), ("1.5min", 90), ("'2 h'", 7200)])
+def test_a_period_is_of_the_policy_that_has_it(tmp_path: Path, text: str, seconds: float) -> None:
+    config = read(tmp_path, TWO + f"placement: {{policy: mutant, period: {text}}}\n")
+    assert config.placement.period == seconds
+    assert make_policy(config).period == seconds
+    assert make_policy(config, "popularity").period == 60
+
+
+def test_the_levels_of_a_configuration_are_those_of_the_policy(tmp_path: Path) -> None:
+    config = read(tmp_path, TWO + LISTS + "    b: [wal, 0]\n    a: [1]\n")
+    states = [TierState("a", 100, 0, 100), TierState("b", 100, 0, 100)]
+    assert make_policy(config).choose(Context(Role.WAL, Job.FOREGROUND, None, b"x"), 1, states).tier == 1
+
+
+def test_a_policy_that_is_none_is_one_line_with_those_that_are(tmp_path: Path) -> None:
+    with pytest.raises(PolicyError) as error:
+        make_policy(read(tmp_path, TWO), "best")
+    assert str(error.value) == "'best' is not a policy (known: cost, levels, fill-order, popularity, mutant)"
 
 
 @pytest.mark.parametrize("count", range(1, 10))
@@ -113,18 +155,28 @@ MISTAKES = [
     (ONE + 'pins: {"a\\nb": zz}\n', 4, "pins: a b: 'zz' is not a tier"),
     ("volume: v\ntiers:\n- {name: '1', in_place: true}\npins: {x: 1}\n", 4, "must be the name of a tier, not 1"),
     (
-        "volume: v\ntiers:\n- {name: '1', in_place: true}\nplacement:\n  levels:\n    1: [0]\n    '1': [1]\n",
-        6,
+        "volume: v\ntiers:\n- {name: '1', in_place: true}\nplacement:\n  policy: levels\n  levels:\n    1: [0]\n",
+        7,
         "must be the name of a tier, not 1",
     ),
     (ONE + "catalog: [a]\n", 4, "must be the name of a tier, not Seq"),
     (ONE + "placement: {policy: best}\n", 4, "'best' is not a policy"),
     (ONE + "placement: {policy: levels, levls: {}}\n", 4, "did you mean levels?"),
-    (ONE + "placement:\n  levels:\n    c: [1]\n", 6, "'c' is not a tier"),
-    (ONE + "placement:\n  levels:\n    a: 1\n", 6, "must be a list of levels"),
-    (ONE + "placement:\n  levels:\n    a: [wall]\n", 6, "'wall' is not a level"),
-    (ONE + "placement:\n  levels:\n    a: [true]\n", 6, "is not a level"),
-    (TWO + "placement:\n  levels:\n    a: [1]\n    b: [2, 1]\n", 8, "1 is listed for a too"),
+    (ONE + LISTS + "    c: [1]\n", 7, "'c' is not a tier"),
+    (ONE + LISTS + "    a: 1\n", 7, "must be a list of levels"),
+    (ONE + LISTS + "    a: [wall]\n", 7, "'wall' is not a level"),
+    (ONE + LISTS + "    a: [true]\n", 7, "is not a level"),
+    (TWO + LISTS + "    a: [1]\n    b: [2, 1]\n", 9, "1 is listed for a too"),
+    (ONE + "placement:\n  levels: {a: [1]}\n", 5, "levels: is for policy levels only; the policy is cost"),
+    (ONE + "placement:\n  policy: mutant\n  levels: {a: [1]}\n", 6, "only; the policy is mutant"),
+    (ONE + "placement: {policy: cost, period: 60}\n", 4, "period: is for policy popularity and mutant only"),
+    (ONE + "placement: {policy: levels, period: 60}\n", 4, "only; the policy is levels"),
+    (ONE + "placement: {policy: mutant, period: soon}\n", 4, "period: 'soon' is not a time"),
+    (ONE + "placement: {policy: mutant, period: 0}\n", 4, "period: must be above zero"),
+    (ONE + "placement: {policy: mutant, period: -1}\n", 4, "is not a time between 0 and"),
+    (ONE + "placement: {policy: mutant, period: .nan}\n", 4, "is not a time between 0 and"),
+    (ONE + "placement: {policy: mutant, period: 1" + "0" * 400 + "}\n", 4, "is not a time between 0 and"),
+    (ONE + "placement: {policy: mutant, period: true}\n", 4, "must be a time, not True"),
     (ONE + "pins: [a]\n", 4, "must map patterns"),
     (ONE + "pins:\n  '*': c\n", 5, "'c' is not a tier"),
     (ONE + "pins:\n  '': a\n", 5, "is not a pattern"),
@@ -146,8 +198,8 @@ def test_no_such_file(tmp_path: Path) -> None:
         load(tmp_path / "absent.yaml")
 
 
-KEYS = "volume tiers placement pins catalog copy_limit name path in_place capacity reserve policy levels"
-WORDS = st.sampled_from([*KEYS.split(), "wal", "a", "5%", "64MiB", "9" * 400, "nan%", "/x", ""])
+KEYS = "volume tiers placement pins catalog copy_limit name path in_place capacity reserve policy levels period"
+WORDS = st.sampled_from([*KEYS.split(), *POLICIES, "wal", "a", "5%", "60s", "64MiB", "9" * 400, "nan%", "/x", ""])
 SCALARS = WORDS | st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5)
 TREES = st.recursive(
     SCALARS,

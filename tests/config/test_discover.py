@@ -40,6 +40,7 @@ def test_devices_are_ordered_fast_to_slow_and_the_directory_is_last(tmp_path: Pa
     ]
     assert config.tiers[-1].in_place
     assert config.tiers[1].capacity == 80 * GIB
+    assert config.placement.policy == "cost"
 
 
 @given(

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from keigo.units import format_size, parse_rate, parse_size
+from keigo.units import format_size, parse_rate, parse_seconds, parse_size
 
 
 @pytest.mark.parametrize(
@@ -39,6 +39,19 @@ def test_no_file_system_holds_so_much(text: str | int) -> None:
 
 def test_rate() -> None:
     assert parse_rate("200MiB/s") == parse_rate("200MiB") == 200 << 20
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("60s", 60), ("60", 60), (1.5, 1.5), ("1.5 min", 90), ("2H", 7200), ("250ms", 0.25), (0, 0)]
+)
+def test_time(text: str | float, seconds: float) -> None:
+    assert parse_seconds(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["", "s", "-3s", "3 weeks", "1e3", "nan", -1, float("nan"), float("inf"), 10**400])
+def test_not_a_time(text: str | float) -> None:
+    with pytest.raises(ValueError, match="is not a time"):
+        parse_seconds(text)
 
 
 @pytest.mark.parametrize(

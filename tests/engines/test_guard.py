@@ -3,14 +3,19 @@ process that still has files of a dead mount, mounting over a database that is r
 
 from __future__ import annotations
 
+import ctypes
 import fcntl
+import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from keigo import mounts
+from keigo.tiers.catalog import boot_id
 from tests.conftest import MakeWorld, World
 from tests.engines.conftest import Run
 from tests.engines.processes import OpenStore, Oracle, StoreError, destroy
@@ -315,6 +320,86 @@ def test_lazily_unmounted_dead_mount_with_a_holder(mounted: World, open_store: O
     mounted.mount()
     with open_store("rocksdb", mounted.directory) as store:
         oracle.check(store)
+
+
+OPENER = """
+import os, sys
+held = os.open(sys.argv[1], os.O_PATH)
+print("open", flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.fixture
+def other(tmp_path: Path) -> Iterator[Path]:
+    """A directory that a test may mount on."""
+    directory = tmp_path / "other"
+    directory.mkdir()
+    yield directory
+    if mounts.mount_at(str(directory)) is not None:
+        detach(directory)
+
+
+def mount_or_skip(kind: bytes, directory: Path, options: str) -> None:
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.mount(b"test", os.fsencode(directory), kind, 0, options.encode()):
+        pytest.skip(f"cannot mount: {os.strerror(ctypes.get_errno())}")
+
+
+def detach(directory: Path) -> None:
+    assert ctypes.CDLL(None).umount2(os.fsencode(directory), 2) == 0
+
+
+def held_and_detached(start: Run, program: str, path: Path, mounted: Path) -> tuple[int, mounts.Mount]:
+    """Have `program` hold `path`, and detach the mount that it is on. Returns its pid, and what was mounted."""
+    holder = start(sys.executable, "-c", program, path, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert holder.stdout is not None
+    assert holder.stdout.readline()
+    found = mounts.mount_at(str(mounted))
+    assert found is not None
+    detach(mounted)
+    return holder.pid, found
+
+
+def note_last_mount(world: World, last: mounts.Mount, unique: int | None) -> None:
+    note = {"boot": boot_id(), "mount_id": last.id, "device": last.device, "unique": unique}
+    (world.directory / ".keigo" / "mounted.json").write_text(json.dumps(note))
+
+
+@pytest.mark.parametrize("driver", ["pyfuse3"], indirect=True)
+@pytest.mark.parametrize("program", [OPENER, MAPPER], ids=["open", "mapped"])
+def test_what_has_the_numbers_of_an_earlier_mount_is_no_holder(
+    program: str, mounted: World, other: Path, start: Run
+) -> None:
+    """The kernel gives a mount's id and device to the next one at once: here to a tmpfs, itself detached."""
+    unique = mounts.unique_id(str(mounted.directory))
+    mounted.umount()
+    mount_or_skip(b"tmpfs", other, "size=1m")
+    (other / "file").write_bytes(b"x" * 8192)
+    _, last = held_and_detached(start, program, other / "file", other)
+    for known in {unique, None}:  # None: as before Linux 6.8
+        note_last_mount(mounted, last, known)
+        mounted.mount()
+        mounted.umount()
+
+
+@pytest.mark.parametrize("driver", ["pyfuse3"], indirect=True)
+@pytest.mark.parametrize("owner", [0, 1000])
+def test_a_dead_mount_without_a_unique_id(owner: int, mounted: World, other: Path, start: Run) -> None:
+    """As before Linux 6.8. Without `allow_other` it tells others nothing at all, not even that it is dead."""
+    unique = mounts.unique_id(str(mounted.directory))
+    mounted.umount()
+    device = os.open("/dev/fuse", os.O_RDWR)
+    try:
+        mount_or_skip(b"fuse", other, f"fd={device},rootmode=40000,user_id={owner},group_id={owner}")
+        pid, last = held_and_detached(start, OPENER, other, other)
+    finally:
+        os.close(device)  # as the daemon dies
+    note_last_mount(mounted, last, None)
+    assert f"pid {pid}" in refused_mount(mounted)
+    if unique is not None and owner == 0:  # of another volume, then
+        note_last_mount(mounted, last, unique)
+        mounted.mount()
 
 
 def test_lazily_unmounted_while_alive(mounted: World, open_store: OpenStore) -> None:

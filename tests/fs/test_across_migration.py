@@ -14,10 +14,11 @@ import pytest
 from fusefs.namespace import ROOT_ID, Caller, Namespace
 from keigo import config
 from keigo.control import ask
-from keigo.service import make_policy
+from keigo.policies import make_policy
 from keigo.tiers.fds import Fd, open_direct
-from keigo.tiers.migration import Pace, migrate
+from keigo.tiers.migration import migrate
 from keigo.tiers.opening import open_volume
+from keigo.tiers.pace import Pace
 from tests.background import Migrating
 from tests.conftest import MIB, World
 from tests.fs.support import Area, opened

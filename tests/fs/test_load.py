@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from fusefs.namespace import ROOT_ID, Caller, Changes, Namespace
 from keigo.config import load as load_config
 from keigo.control import ask
-from keigo.service import make_policy
+from keigo.policies import make_policy
 from keigo.tiers.fds import fallocate
 from keigo.tiers.opening import open_volume
 from tests.conftest import MakeWorld, World
@@ -232,13 +232,13 @@ def test_what_the_kernel_writes_counts_before_it_is_charged_and_never_goes_back(
         volume.pin_open(found.id, 1)
 
         def written() -> int:
-            ((_, writes),) = namespace.traffic(["fast"])
+            ((_, writes),) = namespace.meter.traffic(["fast"])
             return writes.bytes
 
         file = namespace.file_of(handle)
         os.pwrite(file.fd, b"x" * 1000, 0)
         assert written() == 1000
-        namespace.measure_writers()
+        namespace.meter.measure_writers()
         assert written() == 1000
         os.pwrite(file.fd, b"x" * 500, 1000)
         assert written() == 1500

@@ -11,7 +11,7 @@ import pytest
 
 from fusefs.namespace import ROOT_ID, Caller, Namespace
 from keigo import config
-from keigo.service import make_policy
+from keigo.policies import make_policy
 from keigo.tiers.opening import open_volume
 from tests.conftest import MIB, MakeWorld, World
 from tests.fs.support import opened, unwritten_pages

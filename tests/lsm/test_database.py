@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 from hypothesis import given
 from hypothesis import strategies as st
 
 from keigo.lsm.database import Database, Truth
 from keigo.lsm.manifest import ManifestError
 from keigo.lsm.options import parse_options
+from keigo.lsm.pressure import CALM, Pressure
 from keigo.lsm.roles import Role
 from keigo.lsm.threads import Job
 from tests.lsm.test_manifest import deleted, field, manifest, new_file
@@ -152,6 +155,84 @@ def test_an_opener_starts_with_no_jobs() -> None:
     assert db.level(20, 500) == 1
 
 
+def started(thread: int, job: int, *tables: int) -> bytes:
+    return line(
+        thread,
+        f'EVENT_LOG_v1 {{"time_micros": 1, "job": {job}, "event": "compaction_started", "files_L0": {list(tables)}, '
+        f'"score": 1}}',
+    )
+
+
+def test_a_belief_has_the_tables_that_the_job_reads() -> None:
+    db = Growing(subcompactions=4)
+    db.flushed(10, 11, 12, 13)
+    early = db.database.believe(b"000020.sst", 500, Job.COMPACTION)
+    assert (early.level, early.inputs) == (1, frozenset()), "no line of the job yet"
+    db.database.read_log(compacting(500, 7, 1) + started(500, 7, 10, 12))
+    assert db.database.believe(b"000021.sst", 500, Job.COMPACTION).inputs == {10, 12}
+    assert db.database.believe(b"000022.sst", 900, Job.COMPACTION).inputs == {10, 12}, "of a subcompaction"
+    assert db.database.believe(b"000023.sst", 600, Job.FLUSH).inputs == frozenset()
+
+
+def test_tables_that_running_compactions_read_are_doomed() -> None:
+    db = Growing()
+    db.flushed(10, 11, 12, 13)
+    db.database.read_log(started(500, 7, 10, 12, 99) + started(501, 8, 13))
+    assert db.database.doomed() == {10, 12, 13}, "99 is not live"
+    db.database.read_log(finished(500, 7))
+    assert db.database.doomed() == {13}
+    db.edit(deleted(13))
+    assert db.database.doomed() == frozenset()
+
+
+def test_pressure_is_that_of_the_worst_family() -> None:
+    db = Growing()
+    db.edit(field(200, 1, 201, b"other"))
+    assert db.database.pressure() == CALM
+    db.edit(*(field(200, 1) + new_file(number) for number in range(10, 22)))
+    db.edit(*(new_file(number) for number in range(30, 38)))
+    assert db.database.pressure() == Pressure(0.5)
+    assert db.database.believe(b"000050.sst", 1, Job.FLUSH).pressure == Pressure(0.5)
+    db.edit(*(field(200, 1) + new_file(number) for number in range(40, 48)))
+    assert db.database.pressure() == Pressure(1.0, stalled=True)
+    db.edit(field(200, 1) + deleted(10) + new_file(10, 3))
+    assert db.database.pressure() == Pressure(15 / 16)
+    db.database.new_manifest()
+    assert db.database.pressure() == CALM
+
+
+def test_writers_wait_when_the_log_says_so() -> None:
+    db = Growing()
+    db.database.read_log(compacting(500, 7, 1), 100.0)
+    db.database.read_log(
+        line(3, "[default] Stalling writes because of estimated pending compaction bytes 9 rate 1"), 100.0
+    )
+    assert db.database.pressure(100.0) == Pressure(0.0, stalled=True)
+    assert db.database.believe(b"000050.sst", 1, Job.FLUSH, now=100.0).pressure.stalled
+    assert not db.database.pressure(111.0).stalled, "the log does not grow"
+    later = finished(500, 7).replace(b"04:04:29", b"04:04:31")
+    db.database.read_log(later, 111.0)
+    assert not db.database.pressure(111.0).stalled, "a job has ended and nothing was said"
+
+
+def test_a_database_that_nobody_writes_has_no_writers_that_wait() -> None:
+    db = Growing()
+    db.flushed(*range(10, 30))
+    assert db.database.pressure(59.0) == Pressure(1.0, stalled=True)
+    assert db.database.pressure(61.0) == CALM
+
+
+def test_leveldb_s_writers_wait_for_a_flush() -> None:
+    database = Database()
+    database.read_log(line(1 << 40, "Current memtable full; waiting..."))
+    assert database.pressure().stalled
+    flushed = line(1 << 41, "Level-0 table #5: 9557 bytes OK")
+    database.read_log(flushed)
+    assert database.pressure().stalled, "of the flush that they waited for, or of another"
+    database.read_log(flushed.replace(b"04:04:29", b"04:04:31"))
+    assert not database.pressure().stalled
+
+
 def test_leveldb_flushes_in_the_middle_of_a_compaction() -> None:
     db = Growing()
     database = db.database
@@ -214,6 +295,8 @@ LOGS = st.one_of(
     NUMBERS.map(lambda n: line(1, f"Level-0 table #{n}: started")),
     st.just(line(3, "Compacting 1@1 + 1@2 files")),
     st.just(line(3, "RocksDB version: 8.1.1")),
+    st.just(line(3, "[default] Stopping writes because we have 9 level-0 files")),
+    st.builds(lambda thread, job, tables: started(thread, job, *tables), NUMBERS, NUMBERS, st.lists(NUMBERS)),
 )
 EDITS = st.one_of(
     st.builds(new_file, NUMBERS, st.integers(0, 40), st.integers(0, (1 << 63) - 1), tag=st.sampled_from([7, 103])),
@@ -253,3 +336,11 @@ def test_nothing_that_a_database_writes_is_an_error_to_its_creates(
         elif isinstance(data, int):
             db.database.believe(b"%06d.sst" % data, data % 4, job)
             db.database.level_targets()
+        check_counts(db.database)
+
+
+def check_counts(database: Database) -> None:
+    for number, tables in database._tables.items():
+        assert +database._counts[number] == Counter(table.level for table in tables.values())
+    assert 0 <= database.pressure().level0 <= 1
+    database.doomed()

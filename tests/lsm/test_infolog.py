@@ -25,6 +25,7 @@ from keigo.lsm.infolog import (
     TableIngested,
     TableMoved,
     TableStarted,
+    WritersWait,
     kernel_thread,
 )
 from keigo.lsm.roles import Role
@@ -282,6 +283,18 @@ def test_debian_logs_the_kernels_thread_ids_and_the_others_addresses() -> None:
             b'EVENT_LOG_v1 {"time_micros": 1, "job": 1, "event": "recovery_finished"}',
             JobFinished(10850, 1, Kind.RECOVERY),
         ),
+        (b"[f] Stalling writes because we have 3 level-0 files rate 8388608", WritersWait(10850, "f")),
+        (
+            b"[f] Stopping writes because we have 2 immutable memtables (waiting for flush), max_write_buffer_number "
+            b"is set to 2",
+            WritersWait(10850, "f"),
+        ),
+        (
+            b"[f] Stalling writes because of estimated pending compaction bytes 527936 rate 8388608",
+            WritersWait(10850, "f"),
+        ),
+        (b"Shutdown: canceling all background work", WritersWait(10850, None, waiting=False)),
+        (b"[f] Increasing compaction threads because we have 2 level-0 files ", WritersWait(10850, "f", waiting=False)),
     ],
 )
 def test_rocksdb_line(prefix: bytes, text: bytes, event: Event) -> None:
@@ -309,6 +322,8 @@ def test_rocksdb_line(prefix: bytes, text: bytes, event: Event) -> None:
         (b"compacted to: files[ 0 1 2 ]", JobFinished(LEVELDB_THREAD, None, Kind.COMPACTION, None, (0, 1, 2))),
         (b"Moved #7 to level-1 9373 bytes OK: files[ 0 1 ]", TableMoved(LEVELDB_THREAD, None, 7, 1)),
         (b"Delete type=2 #9", FileDeleted(LEVELDB_THREAD, None, 9, Role.SST)),
+        (b"Current memtable full; waiting...", WritersWait(LEVELDB_THREAD, None)),
+        (b"Too many L0 files; waiting...", WritersWait(LEVELDB_THREAD, None)),
     ],
 )
 def test_leveldb_line(text: bytes, event: Event) -> None:
@@ -358,8 +373,32 @@ def check_family(name: bytes, family: str) -> None:
     made = b'EVENT_LOG_v1 {"time_micros": 1, "cf_name": "' + name + b'", "job": 2, "event": "table_file_creation", '
     made += b'"file_number": 9, "file_size": 5}\n'
     expected = [TableStarted(10850, 2, family, 9), FileCreated(10850, 2, family, 9, Role.SST, 5)]
+    waits = b"[" + name + b"] Stopping writes because we have 5 level-0 files\n"
     for prefix in (ROCKSDB, ROCKSDB + b"[db/x.cc:1] ", HELD_BACK + b"[WARN] [db/x.cc:1] "):
         assert read(prefix + line + ROCKSDB + made) == expected
+        assert read(prefix + waits) == [WritersWait(10850, family)]
+
+
+def test_the_time_of_a_line() -> None:
+    """As captured from db_bench of RocksDB 7.8.3."""
+    (waits,) = only(
+        WritersWait,
+        read(
+            b"2026/11/21-18:54:45.596978 25166 [WARN] [db/column_family.cc:944] [default] Stopping writes because we "
+            b"have 2 immutable memtables (waiting for flush), max_write_buffer_number is set to 2\n"
+        ),
+    )
+    (ended,) = only(
+        JobFinished,
+        read(
+            b"2026/11/21-18:54:45.608579 25133 (Original Log Time 2026/11/21-18:54:45.608497) EVENT_LOG_v1 "
+            b'{"time_micros": 1795287285608486, "job": 2, "event": "flush_finished", "lsm_state": [1, 0, 0, 0]}\n'
+        ),
+    )
+    assert (waits.thread, waits.family) == (25166, "default")
+    assert ended.time - waits.time == pytest.approx(0.011601, abs=1e-6)
+    (nonsense,) = only(WritersWait, read(b"9999/99/99-99:99:99.999999 1 Too many L0 files; waiting...\n"))
+    assert nonsense.time == 0.0
 
 
 # The bytes come as they come.

@@ -66,7 +66,9 @@ def test_a_real_file_states_the_sizes_that_the_store_was_given(path: Path) -> No
 )
 def test_db_bench_states_dynamic_level_bytes_and_jobs(name: str, dynamic: bool, jobs: int) -> None:
     options = parse_options(golden(name))
-    assert options.families["default"].level_compaction_dynamic_level_bytes is dynamic
+    family = options.families["default"]
+    assert family.level_compaction_dynamic_level_bytes is dynamic
+    assert (family.level0_slowdown_writes_trigger, family.level0_stop_writes_trigger) == (20, 36)
     assert options.max_background_jobs == jobs
     assert (options.max_background_compactions, options.max_background_flushes) == (-1, -1)
     assert options.max_subcompactions == 1
@@ -111,6 +113,7 @@ def test_pebble_s_names_are_mapped_to_rocksdb_s() -> None:
 def test_leveldb_s_constants() -> None:
     assert LEVELDB.engine is Engine.LEVELDB
     assert (LEVELDB.num_levels, LEVELDB.level0_file_num_compaction_trigger) == (7, 4)
+    assert (LEVELDB.level0_slowdown_writes_trigger, LEVELDB.level0_stop_writes_trigger) == (8, 12)
     assert (LEVELDB.max_bytes_for_level_base, LEVELDB.max_bytes_for_level_multiplier) == (10 * MIB, 10)
     assert not LEVELDB.level_compaction_dynamic_level_bytes
     assert LEVELDB.max_mem_compact_level == 2

@@ -19,7 +19,7 @@ from matplotlib.text import Text
 
 from keigo.devices.profile import Cell, Direction, Pattern, Profile, ProfileError, TierProfile, summary_of
 from keigo.observe.profile_plots import profile_figure, save_figure
-from tests.devices.synthetic import profile_of, synthetic_profile, tier_profile
+from tests.devices.synthetic import NVMM, measure_sectors, profile_of, synthetic_profile, tier_profile
 
 DIRECTIONS: tuple[Direction, ...] = ("read", "write")
 PATTERNS: tuple[Pattern, ...] = ("random", "sequential")
@@ -108,6 +108,19 @@ def test_bandwidth_is_shown_at_a_k_that_was_measured(quick: Profile) -> None:
             assert len(points(bandwidth, f"measured {direction} random 16")) == 4
             notes = [text for text in bandwidth.texts if text.get_text() == "filled: k = 16"]
             assert len(notes) == 2, tier.tier
+
+
+def test_sectors_are_not_drawn(full: Profile) -> None:
+    (alone,) = [tier for tier in full.tiers if tier.tier == "nvmm"]
+    tier = msgspec.structs.replace(alone, cells=(*measure_sectors(NVMM), *alone.cells))
+    with_sectors, without = (
+        [
+            [(line.get_gid(), data_of(line)) for line in axes.get_lines()]
+            for axes in profile_figure(profile_of([one])).get_axes()
+        ]
+        for one in (tier, alone)
+    )
+    assert with_sectors == without
 
 
 def test_the_lines_are_the_model(full: Profile) -> None:

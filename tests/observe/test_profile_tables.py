@@ -28,7 +28,7 @@ from keigo.observe.profile_tables import (
     profile_report,
 )
 from keigo.units import parse_size
-from tests.devices.synthetic import profile_of, synthetic_profile
+from tests.devices.synthetic import NVMM, measure_sectors, profile_of, synthetic_profile
 
 DIRECTIONS: tuple[Direction, ...] = ("read", "write")
 NAMES = ("nvmm", "nvme", "sata")
@@ -107,6 +107,21 @@ def test_the_model_s_figures_are_its_parameters_and_its_errors(full: Profile) ->
             errors = [error_of(tier.model, cell) for cell in own]
             assert float(error.split("%")[0]) == pytest.approx(100 * median(errors), abs=0.051)
     assert float(rows["sata", "read"][4].split("%")[0]) > 50
+
+
+def test_sectors_show_in_slots_and_nowhere_else(full: Profile) -> None:
+    sectors = measure_sectors(NVMM, modify=3.0)
+    (alone,) = [tier for tier in full.tiers if tier.tier == "nvmm"]
+    tier = msgspec.structs.replace(alone, cells=(*alone.cells, *sectors))
+    for table in (measured_table, held_out_table, mixed_table):
+        assert rows_of(table(profile_of([tier]))) == rows_of(table(profile_of([alone])))
+    mine, theirs = (rows_of(model_table(profile_of([one]))) for one in (tier, alone))
+    for direction in DIRECTIONS:
+        slots = mine["nvmm", direction].pop(2)
+        assert float(slots) == pytest.approx(parameters(tier.model, direction, sectors).slots, abs=0.06)
+        theirs["nvmm", direction].pop(2)
+    assert mine == theirs
+    assert f"{len(tier.cells)} cells on a file" in printed(profile_of([tier]), 120)
 
 
 def test_all_models_are_compared_on_held_out_cells(quick: Profile) -> None:

@@ -1,6 +1,6 @@
 """The `levels` policy, by example."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Literal
 
@@ -9,7 +9,8 @@ import pytest
 from keigo.lsm.roles import IMMUTABLE, Role
 from keigo.lsm.threads import Job
 from keigo.placement.levels import LevelsPolicy
-from keigo.placement.policy import Context, FileState, Policy, TierState
+from keigo.placement.policy import Bucket, Context, FileState, Move, Policy, TierState
+from tests.placement.support import ListFiles, Unread, sst
 
 NVMM, NVME, SATA = 0, 1, 2
 PAPER: Sequence[frozenset[int | Literal["wal"]]] = [
@@ -25,8 +26,8 @@ def tiers(*rooms: int, capacity: int = 1000) -> list[TierState]:
     return [TierState(names[i], capacity, capacity - room, room) for i, room in enumerate(rooms)]
 
 
-def sst(id_: int, tier: int, size: int = 10, level: int | None = None, pinned: int | None = None) -> FileState:
-    return FileState(id_, b"db/%06d.sst" % id_, tier, size, Role.SST, level, id_, pinned)
+def planned(files: Sequence[FileState], states: Sequence[TierState]) -> list[Move]:
+    return POLICY.plan(ListFiles(files), states)
 
 
 def chosen(role: Role, job: Job = Job.UNKNOWN, level: int | None = None, rooms: Sequence[int] = (500,) * 3) -> int:
@@ -127,8 +128,28 @@ def test_reasons_name_what_decided() -> None:
 
 
 def test_nothing_to_do() -> None:
-    assert POLICY.plan([], tiers(500, 500, 500)) == []
-    assert POLICY.plan([sst(1, NVMM, level=0), sst(2, SATA, level=5), sst(3, NVME)], tiers(0, 0, 0)) == []
+    assert planned([], tiers(500, 500, 500)) == []
+    assert planned([sst(1, NVMM, level=0), sst(2, SATA, level=5), sst(3, NVME)], tiers(0, 0, 0)) == []
+
+
+def test_files_are_not_read_where_no_room_or_nothing_to_do_can_be_seen() -> None:
+    home = [sst(1, NVMM, level=0), sst(2, SATA, level=5), sst(3, NVME)]
+    assert POLICY.plan(Unread(home), tiers(0, 0, 0)) == []
+    # One belongs up, but 49 bytes are not the twentieth of 1000.
+    astray = [*home, sst(4, SATA, level=0)]
+    assert POLICY.plan(Unread(astray), tiers(49, 0, 500)) == []
+    with pytest.raises(AssertionError, match="files are read"):
+        POLICY.plan(Unread(astray), tiers(50, 0, 500))
+
+
+def test_of_full_tiers_only_those_files_are_read_that_may_move() -> None:
+    class Some(ListFiles):
+        def members(self, bucket: Bucket) -> Iterator[FileState]:
+            assert bucket.tier == NVMM or bucket.group.level == 1
+            return super().members(bucket)
+
+    files = [sst(1, NVMM, level=0), sst(2, NVME, level=2), sst(3, SATA, level=1), sst(4, SATA, level=6)]
+    assert [move.file for move in POLICY.plan(Some(files), tiers(-1, 500, 500))] == [1]
 
 
 def test_full_tier_gives_up_what_belongs_below_then_unknown_then_known_the_oldest_first() -> None:
@@ -142,7 +163,7 @@ def test_full_tier_gives_up_what_belongs_below_then_unknown_then_known_the_oldes
         sst(7, NVMM, level=6),
     ]
     # A twentieth of 1000 is 50: six files of 10 bytes bring room from -1 to 59, the seventh stays.
-    moves = POLICY.plan(files, tiers(-1, 500, 500))
+    moves = planned(files, tiers(-1, 500, 500))
     assert [(move.file, move.target) for move in moves] == [
         (6, SATA),
         (7, SATA),
@@ -156,17 +177,17 @@ def test_full_tier_gives_up_what_belongs_below_then_unknown_then_known_the_oldes
 
 
 def test_a_tier_that_is_only_nearly_full_is_left_alone() -> None:
-    assert POLICY.plan([sst(1, NVMM)], tiers(0, 500, 500)) == []
+    assert planned([sst(1, NVMM)], tiers(0, 500, 500)) == []
 
 
 def test_room_is_made_on_the_next_slower_tier_that_has_some_else_on_a_faster_one() -> None:
     files = [sst(1, NVME), sst(2, NVME), sst(3, NVME), sst(4, NVME), sst(5, NVME)]
-    moves = POLICY.plan(files, tiers(19, -1, 25))
+    moves = planned(files, tiers(19, -1, 25))
     assert [(move.file, move.target) for move in moves] == [(1, SATA), (2, SATA), (3, NVMM)]
 
 
 def test_a_file_too_large_for_any_other_tier_does_not_stop_smaller_ones() -> None:
-    moves = POLICY.plan([sst(1, NVMM, size=400), sst(2, NVMM, size=60)], tiers(-1, 100, 100))
+    moves = planned([sst(1, NVMM, size=400), sst(2, NVMM, size=60)], tiers(-1, 100, 100))
     assert [(move.file, move.target) for move in moves] == [(2, NVME)]
 
 
@@ -176,50 +197,57 @@ def test_pins_hold_under_pressure_and_draw_files() -> None:
         sst(2, SATA, level=6, pinned=NVME),
         sst(3, NVMM, pinned=SATA),
     ]
-    moves = POLICY.plan(files, tiers(-1, 10, 500))
+    moves = planned(files, tiers(-1, 10, 500))
     assert sorted((move.file, move.target) for move in moves) == [(2, NVME), (3, SATA)]
     assert {move.reason for move in moves} >= {"pinned to nvme"}
 
 
 def test_known_levels_go_home_and_leave_the_watermark_free() -> None:
     files = [sst(1, SATA, level=0), sst(2, SATA, level=1), sst(3, NVMM, level=5)]
-    assert {move.file: move.target for move in POLICY.plan(files, tiers(500, 500, 500))} == {
+    assert {move.file: move.target for move in planned(files, tiers(500, 500, 500))} == {
         1: NVMM,
         2: NVMM,
         3: SATA,
     }
     # 60 - 10 leaves exactly the twentieth; one more does not fit, and the upper level is worth more.
-    assert [move.file for move in POLICY.plan(files[:2], tiers(60, 500, 500))] == [1]
-    assert POLICY.plan(files[:2], tiers(59, 500, 500)) == []
+    assert [move.file for move in planned(files[:2], tiers(60, 500, 500))] == [1]
+    assert planned(files[:2], tiers(59, 500, 500)) == []
 
 
 def test_files_that_go_down_make_room_for_those_that_go_up() -> None:
     files = [sst(1, SATA, level=0), sst(2, NVMM, level=5)]
-    moves = POLICY.plan(files, tiers(50, 500, 500))
+    moves = planned(files, tiers(50, 500, 500))
     assert [(move.file, move.target) for move in moves] == [(2, SATA), (1, NVMM)]
 
 
 def test_what_goes_down_goes_first_so_that_the_upper_level_gets_the_room() -> None:
     files = [sst(1, SATA, 60, level=0), sst(2, SATA, 10, level=1), sst(3, NVMM, 50, level=5)]
-    moves = POLICY.plan(files, tiers(60, 500, 500))
+    moves = planned(files, tiers(60, 500, 500))
     assert [(move.file, move.target) for move in moves] == [(3, SATA), (1, NVMM)]
 
 
 def test_room_that_appears_elsewhere_is_used_for_a_full_tier_in_the_same_plan() -> None:
     files = [sst(1, NVMM, 120), sst(2, NVME, 50, level=5)]
-    moves = POLICY.plan(files, tiers(-1, 90, 100))
+    moves = planned(files, tiers(-1, 90, 100))
     assert [(move.file, move.target) for move in moves] == [(2, SATA), (1, NVME)]
+
+
+def test_two_moves_made_one_are_urgent_where_one_of_them_was() -> None:
+    # 1 would go to nvme first, for sata has no room until 3 has left.
+    files = [sst(1, NVMM, 200, level=5), sst(3, SATA, 150, level=2)]
+    moves = planned(files, tiers(-1, 900, 100))
+    assert [(move.file, move.target, move.urgent) for move in moves] == [(3, NVME, False), (1, SATA, True)]
 
 
 def test_a_file_moves_once_where_it_would_come_back() -> None:
     # To make room the two small old files would go first, the large one last; then the small ones fit again.
     files = [sst(1, NVMM, 10, level=1), sst(2, NVMM, 20, level=1), sst(3, NVMM, 300, level=1)]
-    moves = POLICY.plan(files, tiers(-1, 500, 500))
+    moves = planned(files, tiers(-1, 500, 500))
     assert [(move.file, move.source, move.target) for move in moves] == [(3, NVMM, NVME)]
 
 
 def test_only_closed_immutable_files_move() -> None:
     states = tiers(-100, 500, 500)
     others = [replace(sst(i, NVMM, 50), role=role) for i, role in enumerate(Role) if role not in IMMUTABLE]
-    assert POLICY.plan(others, states) == []
-    assert POLICY.plan([replace(file, pinned=SATA) for file in others], states) == []
+    assert planned(others, states) == []
+    assert planned([replace(file, pinned=SATA) for file in others], states) == []

@@ -12,10 +12,11 @@ import pytest
 from fusefs.namespace import Caller, Changes, Namespace
 from keigo import failpoints
 from keigo.config import load
-from keigo.service import make_policy
+from keigo.policies import make_policy
 from keigo.tiers.catalog import ROOT
-from keigo.tiers.migration import Pace, migrate
+from keigo.tiers.migration import migrate
 from keigo.tiers.opening import open_volume
+from keigo.tiers.pace import Pace
 from tests.conftest import write_config
 
 DATA = os.urandom(200_000)

@@ -1,0 +1,45 @@
+"""What is open: the tables' rows of `namespace.py`."""
+
+from __future__ import annotations
+
+import os
+
+from keigo.lsm.roles import Role
+from keigo.tiers.catalog import Entry
+from keigo.tiers.fds import Fd
+
+
+class Handle:
+    """An open file. When it migrates, another file comes behind the same descriptors (dup2).
+
+    So a read under way ends on the old file, the next one is on the new, and nobody waits for anybody.
+    """
+
+    __slots__ = ("direct", "file", "flags", "node", "number", "role")
+
+    def __init__(self, number: int, node: int, file: Fd, flags: int, role: Role) -> None:
+        self.number = number
+        self.node = node
+        self.file = file
+        self.direct: Fd | None = None
+        """A second descriptor with O_DIRECT, where a driver asked for one."""
+        self.flags = flags
+        self.role = role
+        """What the file was when it was opened."""
+
+    @property
+    def writes(self) -> bool:
+        """Whether it may write."""
+        return self.flags & os.O_ACCMODE != os.O_RDONLY
+
+
+class DirectoryHandle:
+    """An open directory: its names as they were when it was last read from the start."""
+
+    __slots__ = ("file", "names", "node")
+
+    def __init__(self, node: int, file: Fd) -> None:
+        self.node = node
+        self.file = file
+        """On the primary tier; for when the directory is removed while it is open."""
+        self.names: list[tuple[bytes, Entry]] = []
