@@ -290,7 +290,11 @@ def test_against_a_plain_directory(make_world: MakeWorld, tmp_path: Path) -> Non
     try:
         run_state_machine_as_test(
             type("Machine", (Machine,), {"world": world, "plain": plain}),
-            settings=settings(stateful_step_count=STEPS, suppress_health_check=list(HealthCheck)),
+            settings=settings(
+                max_examples=settings().max_examples * 6 // 10,  # each is many requests through a mount
+                stateful_step_count=STEPS,
+                suppress_health_check=list(HealthCheck),
+            ),
         )
     finally:
         os.umask(before)

@@ -97,7 +97,7 @@ def test_a_choice_has_room(
 
 
 @any_policy
-@settings(max_examples=500)
+@settings(max_examples=200)
 @given(volumes(), DICE)
 def test_plans_never_overfill_and_come_to_an_end(factory: Factory, volume: Volume, dice: Random) -> None:
     """`cost` moves a file once a plan and prices anew before the next; the others leave nothing to plan."""
@@ -118,7 +118,7 @@ def test_a_plan_is_the_same_twice(factory: Factory, volume: Volume, dice: Random
 
 
 @any_policy
-@settings(max_examples=300)
+@settings(max_examples=100)
 @given(volumes(), DICE)
 def test_files_that_cannot_move_now_are_not_planned(factory: Factory, volume: Volume, dice: Random) -> None:
     policy = made(factory, volume, dice)
@@ -127,7 +127,7 @@ def test_files_that_cannot_move_now_are_not_planned(factory: Factory, volume: Vo
 
 
 @any_policy
-@settings(max_examples=300)
+@settings(max_examples=100)
 @given(volumes(), DICE)
 def test_a_file_moves_twice_at_most(factory: Factory, volume: Volume, dice: Random) -> None:
     policy = made(factory, volume, dice)
@@ -144,7 +144,7 @@ def test_nothing_comes_of_nothing(factory: Factory) -> None:
 
 
 @any_baseline
-@settings(max_examples=300)
+@settings(max_examples=100)
 @given(volumes(), DICE)
 def test_the_order_in_which_files_are_told_does_not_matter(factory: Factory, volume: Volume, dice: Random) -> None:
     policy = made(factory, volume, dice)
@@ -155,7 +155,7 @@ def test_the_order_in_which_files_are_told_does_not_matter(factory: Factory, vol
 
 
 @any_baseline
-@settings(max_examples=300)
+@settings(max_examples=100)
 @given(volumes(), DICE)
 def test_a_tier_stays_too_full_only_where_nothing_on_it_can_go_elsewhere(
     factory: Factory, volume: Volume, dice: Random
@@ -173,7 +173,7 @@ def test_a_tier_stays_too_full_only_where_nothing_on_it_can_go_elsewhere(
 
 
 @any_baseline
-@settings(max_examples=300)
+@settings(max_examples=100)
 @given(volumes(), DICE)
 def test_only_what_leaves_a_tier_that_is_too_full_is_urgent(factory: Factory, volume: Volume, dice: Random) -> None:
     policy = made(factory, volume, dice)

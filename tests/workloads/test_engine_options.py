@@ -165,7 +165,9 @@ def test_db_paths(name: str, style: CompactionStyle, tmp_path: Path) -> None:
     with closing(open_engine(name, str(tmp_path / "db"), options, create=True)) as engine:
         pairs = fill(engine, 4000)
         engine.wait_for_compactions()
-        assert {len(list(Path(place.path).glob("*.sst"))) > 0 for place in paths} == {True}
+        used = [any(Path(place.path).glob("*.sst")) for place in paths]
+        # Universal compaction may end with a single run, which is on the slow path.
+        assert used == [True, True] or (style == "universal" and used == [False, True])
         assert not list((tmp_path / "db").glob("*.sst"))
         assert engine.stats().bytes > 4000 * 400
     with closing(open_engine(name, str(tmp_path / "db"), options, create=False)) as engine:
