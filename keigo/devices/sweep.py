@@ -32,7 +32,7 @@ _QUICK_SECTOR_KS: Final[dict[Direction, tuple[int, ...]]] = {
     "write": (1, 2, 4, 8, 16, 32),
 }
 # fio sees each 0.1 s whether a cell has ended: these take 0.5 and 0.4 s in all, 20 ms more would take 0.1 s more.
-_QUICK_RUNTIME: Final = 0.28
+_QUICK_RUNTIME: Final = 0.26
 _QUICK_SECTOR_RUNTIME: Final = 0.18
 _DIRECTIONS: Final[tuple[Direction, ...]] = ("read", "write")
 _BATCH: Final = 12  # cells of one fio process: an error or a lost process costs no more than these
