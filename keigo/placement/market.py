@@ -151,7 +151,11 @@ class _Planner:
         self.tiers = tiers
         self.room = [tier.room for tier in tiers]
         self.spare = [economics.headroom(tier) for tier in tiers]
-        self.kept = [int(_PROMOTED * economics.headroom(tier)) + tier.swing for tier in tiers[:-1]] + [0]
+        self.enough = [int(_PROMOTED * spare) for spare in self.spare]
+        # Of the swing no more than a headroom: room that was made a moment ago would else never be used again.
+        swings = (min(tier.swing, spare) for tier, spare in zip(tiers, self.spare, strict=True))
+        self.kept = [*(enough + swing for enough, swing in zip(self.enough, swings, strict=True))]
+        self.kept[-1] = 0
         self.stalled = files.pressure.stalled
         self.moves: list[Move] = []
         self.pinned = 0
@@ -240,7 +244,7 @@ class _Planner:
     def _sell(self, tier: int) -> None:
         """Let go what is worth less on a tier than the price of its room, as far as room is scarce there."""
         price = self.tiers[tier].price
-        if not price or self.room[tier] >= self.kept[tier]:
+        if not price or self.room[tier] >= self.enough[tier]:
             return
         offers = sorted(
             (loss, -target, index, target, stock)
@@ -253,7 +257,7 @@ class _Planner:
         for loss, _, _, target, stock in offers:
             reason = f"room on {self.tiers[tier].name} is worth more (loses {_shown(loss)} a MiB)"
             while (file := stock.peek()) is not None:
-                if self.room[tier] >= self.kept[tier] or self._full():
+                if self.room[tier] >= self.enough[tier] or self._full():
                     return
                 if self.room[target] - file.size < self.kept[target]:
                     break
@@ -353,7 +357,7 @@ def _verdict(lot: _Lot, target: int, tiers: Sequence[TierState]) -> str:
     if saved <= _WORTH * copy:
         return f"would save {_shown(saved)} a MiB; the copy costs {_shown(copy)} over the {lot.life:.3g} s it has left"
     tier = tiers[target]
-    if tier.room - lot.bucket.bytes < _PROMOTED * economics.headroom(tier) + tier.swing:
+    if tier.room - lot.bucket.bytes < _PROMOTED * economics.headroom(tier) + min(tier.swing, economics.headroom(tier)):
         return f"would save {_shown(saved)} a MiB; moves if that is more than what is there is worth"
     return f"saves {_shown(saved)} a MiB: is due to move"
 
