@@ -51,6 +51,7 @@ log = logging.getLogger(__name__)
 
 _FLUSH_EVERY: Final = 1.0  # seconds; what a crash of the daemon may cost the catalog in levels, never in files
 _SAMPLE_EVERY: Final = 1.0  # seconds; enough to show a load
+_CLOSE_WAIT: Final = 1.0  # seconds: close(2) returns before the file system hears of it
 _MOUNTED: Final = b"mounted.json"
 
 
@@ -441,6 +442,7 @@ class Service:
         found = self._matching(pattern)
         if not found:
             raise ControlError(f"{pattern}: no file matches")
+        self.volume.wait_written([file for file, _, role in found if role in IMMUTABLE], _CLOSE_WAIT)
         waiting = threading.Semaphore(0)
         outcome: dict[str, str | None] = {}
         for file, path, role in found:

@@ -18,7 +18,7 @@ import os
 import stat
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -242,6 +242,11 @@ class Volume:
         known = self.open_files.get(file)
         return (known is None or not (known.writers or known.pinned)) and file not in self.cancelled
 
+    def wait_written(self, files: Collection[int], timeout: float) -> None:
+        """Wait until nobody has one of these files open for writing, at most `timeout` seconds."""
+        with self.lock:
+            self.idle.wait_for(lambda: not any(map(self._is_written, files)), timeout)
+
     def has_room(self) -> bool:
         """Whether any tier has bytes left, reserves included."""
         return any(tier.free() > 0 for tier in self.tiers)
@@ -391,6 +396,7 @@ class Volume:
                 known.writers -= 1
                 if known.writers == 0:
                     self._settle_size(file, known, os.fstat(fd.fd))
+                    self.idle.notify_all()
             else:
                 known.readers -= 1
             if known.writers == 0 and known.readers == 0:

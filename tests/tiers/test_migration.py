@@ -39,7 +39,8 @@ def migrations(status: dict[str, Any]) -> dict[str, Any]:
 def copying(world: World, pattern: str, name: str) -> Migrating:
     """A migration to `mid` that has come to the copy of `name`."""
     move = Migrating(world, pattern, "mid")
-    wait_for(world, lambda status: migrations(status)["current"] == name)
+    wait_for(world, lambda status: move.outcome is not None or migrations(status)["current"] == name)
+    assert move.outcome is None, "it ended before its copy was seen"
     return move
 
 
