@@ -271,7 +271,8 @@ static PyObject *datapath_next(PyObject *module, PyObject *args)
     PyThreadState *saved = PyEval_SaveThread();
     for (;;) {
         if (atomic_fetch_add(&waiting, 1) >= most_waiting) {
-            atomic_fetch_sub(&waiting, 1);
+            if (atomic_fetch_sub(&waiting, 1) == 1)
+                eventfd_write(starved, 1); /* all others left meanwhile, and the last of them counted us, too */
             free_buffers();
             PyEval_RestoreThread(saved);
             Py_RETURN_NONE;

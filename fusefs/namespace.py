@@ -15,14 +15,14 @@ import os
 import stat
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from fusefs.handles import DirectoryHandle, Handle
 from fusefs.meter import Meter
 from keigo.lsm.database import Belief
 from keigo.lsm.options import Engine
 from keigo.lsm.roles import IMMUTABLE, Role, role_of
-from keigo.lsm.threads import Job
+from keigo.lsm.threads import Job, job_of_thread
 from keigo.tiers.catalog import ROOT, Entry
 from keigo.tiers.directories import fail
 from keigo.tiers.fds import Fd, fallocate, magic_link, open_direct, set_times
@@ -30,6 +30,9 @@ from keigo.tiers.observer import TELLING, Observer
 from keigo.tiers.rename import rename
 from keigo.tiers.traffic import Traffic
 from keigo.tiers.volume import Volume
+
+if TYPE_CHECKING:
+    from fusefs.io_priority import IoPriority
 
 NAME_MAX: Final = 255
 ROOT_ID: Final = ROOT
@@ -106,6 +109,8 @@ class Namespace:
         """Tells a driver that a thread works at a job that its name does not tell; None: at none any more."""
         self.rehomed: Callable[[int, int], None] = lambda _handle, _tier: None
         """Tells a driver the new tier of a handle."""
+        self.io_priority: IoPriority | None = None
+        """Lowers the I/O priority of threads that work in the background; None: all keep theirs."""
         volume.reopen = self._reopen
 
     # --- nodes ---
@@ -339,9 +344,16 @@ class Namespace:
         """
         role = role_of(name)
         if role is Role.SST and belief.engine == Engine.LEVELDB and belief.job in (Job.FLUSH, Job.COMPACTION):
-            self.works_at(tid, Job.COMPACTION)
+            self._work_told(tid, Job.COMPACTION)
         elif role is Role.WAL and belief.job is Job.FOREGROUND:
-            self.works_at(tid, None)
+            self._work_told(tid, None)
+        elif role in IMMUTABLE and self.io_priority is not None:
+            self.io_priority.seen(tid, job_of_thread(tid))  # by its name: who opens a database makes tables, too
+
+    def _work_told(self, tid: int, job: Job | None) -> None:
+        self.works_at(tid, job)
+        if self.io_priority is not None:
+            self.io_priority.told(tid, job)
 
     def _create(
         self, parent: int, name: bytes, mode: int, flags: int, caller: Caller, belief: Belief

@@ -83,6 +83,8 @@ class Config:
     """Tier that holds the catalog; None: the primary one."""
     copy_limit: int | None
     """Bytes per second that migrations may copy."""
+    io_priority: bool = False
+    """Whether background threads of databases get a lower I/O priority."""
 
 
 def default_levels(tiers: Sequence[str]) -> dict[str, tuple[Level, ...]]:
@@ -225,7 +227,7 @@ def load(path: Path) -> Config:
     if len(raw) > _LIMIT:
         raise reader.error(1, "", "is too long for a devices.yaml")
     root = _parse(reader, raw)
-    known = ("volume", "tiers", "placement", "pins", "catalog", "copy_limit")
+    known = ("volume", "tiers", "placement", "pins", "catalog", "copy_limit", "io_priority")
     top = reader.mapping(root, 1, "", known)
     tiers = _tiers(reader, top)
     names = [tier.name for tier in tiers]
@@ -240,6 +242,7 @@ def load(path: Path) -> Config:
         _pins(reader, top, names),
         catalog,
         reader.get(top, "copy_limit", "", _sized(parse_rate)),
+        reader.get(top, "io_priority", "", _flag) or False,
     )
 
 

@@ -117,6 +117,8 @@ class ControlServer:
         """Take no more requests and remove the socket; requests under way go on."""
         self._path.unlink(missing_ok=True)
         if self._thread.is_alive():
+            # The server looks for an end twice a second, or when the socket wakes it, which a closed one does.
+            self._server.socket.shutdown(socket.SHUT_RDWR)
             self._server.shutdown()
         self._server.socket.close()
 

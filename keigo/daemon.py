@@ -13,14 +13,16 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 
 from keigo.config import Config
 from keigo.errors import KeigoError
-from keigo.service import Service
 from keigo.tiers.directories import shown
-from keigo.tiers.scan import Finding
+
+if TYPE_CHECKING:
+    from keigo.tiers.scan import Finding
 
 
 class Ready(msgspec.Struct):
@@ -91,12 +93,14 @@ def serve(
             os.close(ready_fd)
 
     def mounted(findings: list[Finding]) -> None:
-        notes = [*service.known.notes, *(_note(finding) for finding in findings)]
+        notes = [*service.notes, *(_note(finding) for finding in findings)]
         if ready_fd is None:
             for note in notes:
                 sys.stderr.write(f"{note}\n")
             sys.stderr.write(f"mounted {directory}; interrupt or umount to end\n")
         tell(Ready(None, notes[:20]))
+
+    from keigo.service import Service  # who only starts a daemon need not load it: a third of the time of that
 
     service = Service(config, directory, driver=driver, policy=policy)
     try:

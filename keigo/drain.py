@@ -67,6 +67,9 @@ class Drainer:
                     break
         except OSError as error:
             self._error = f"a guard cannot be removed: {error}"
+        except BaseException as error:
+            self._error = f"it ended by a fault: {error!r}"
+            raise
         finally:
             if self._error is not None:
                 self._resume()

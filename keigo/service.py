@@ -17,17 +17,18 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import lmdb
 import msgspec
 
 from fusefs.driver import Driver, DriverError
 from fusefs.namespace import Namespace
-from keigo import failpoints, mounts
+from keigo import clock, failpoints, mounts
 from keigo.config import Config, check
 from keigo.control import ControlError, ControlServer, Progress, is_served
 from keigo.devices.load import Counts, Load, LoadMonitor
+from keigo.devices.scheduler import priority_notes
 from keigo.devices.staleness import Known, examine
 from keigo.drain import Drainer
 from keigo.errors import KeigoError
@@ -46,6 +47,9 @@ from keigo.tiers.scan import Finding
 from keigo.tiers.tier import Tier, TierError
 from keigo.tiers.traffic import Moved
 from keigo.tiers.volume import Volume
+
+if TYPE_CHECKING:
+    from fusefs.io_priority import IoPriority
 
 log = logging.getLogger(__name__)
 
@@ -178,6 +182,8 @@ class Service:
         self._end_flusher = threading.Event()
         self._left: list[str] = []
         self._drainer: Drainer | None = None
+        self.notes: list[str] = []
+        """What a user should know of this mount, a line each."""
         self._closing = threading.Lock()
         self._sampling = threading.Lock()  # taken before any lock of the namespace
 
@@ -200,12 +206,24 @@ class Service:
         self.driver.serve(lambda: self._started(ready), self._asked_to_stop)
         self._close()
 
+    def _io_priority(self) -> IoPriority | None:
+        if not self.config.io_priority:
+            return None
+        from fusefs.io_priority import IoPriority  # it brings psutil along, 2.5 MiB that most mounts need not have
+
+        notes = priority_notes((tier.name, os.fstat(tier.root.fd).st_dev) for tier in self.volume.tiers)
+        for note in notes:
+            log.warning("%s", note)
+        self.notes += notes
+        return IoPriority()
+
     def _known_devices(self) -> Known:
         """What the profile beside devices.yaml says; looked at before the mount hides the tier in place."""
         places = {tier.name: tier.path or self.directory for tier in self.config.tiers}
         known = examine(self.config.source, places, os.uname().release, datetime.now(UTC))
         for note in known.notes:
             log.warning("%s", note)
+        self.notes += known.notes
         return known
 
     def _open(self, policy: Policy) -> None:
@@ -215,6 +233,7 @@ class Service:
             log.warning("%s: %s: %s", os.fsdecode(finding.path), finding.problem, finding.detail)
         try:
             self.namespace = Namespace(self.volume)
+            self.namespace.io_priority = self._io_priority()
             self.mover = Mover(self.volume, self.config.copy_limit)
             self._mount()
             self._note_mount()
@@ -286,7 +305,7 @@ class Service:
 
     def _tell_placing(self) -> None:
         """Loads, pressure and reads, for placement."""
-        now = time.time()
+        now = clock.now()
         placing = self.volume.placing
         for directory, pressure in self.namespace.observer.pressures().items():
             placing.felt(directory, pressure, now)
@@ -327,6 +346,8 @@ class Service:
 
     def _close(self) -> None:
         self.mover.stop()
+        if self.namespace.io_priority is not None:
+            self.namespace.io_priority.restore()
         self.namespace.observer.stop()
         self._end_flusher.set()
         self._flusher.join()
@@ -376,6 +397,7 @@ class Service:
             "driver_facts": self.driver.facts(),
             "context": self.namespace.observer.facts(),
             "profile": self.known.facts(),
+            "io_priority": None if self.namespace.io_priority is None else self.namespace.io_priority.facts(),
             **status,
             "migrations": asdict(self.mover.progress),
         }
@@ -442,7 +464,7 @@ class Service:
         found = self._matching(pattern)
         if not found:
             raise ControlError(f"{pattern}: no file matches")
-        self.volume.wait_written([file for file, _, role in found if role in IMMUTABLE], _CLOSE_WAIT)
+        self.volume.wait_released([file for file, _, role in found if role in IMMUTABLE], _CLOSE_WAIT)
         waiting = threading.Semaphore(0)
         outcome: dict[str, str | None] = {}
         for file, path, role in found:

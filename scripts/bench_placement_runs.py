@@ -106,7 +106,7 @@ class _Session:
         self._times = times
         self._watch = watch
         self._sizes = bench.sizes
-        self._peak = 0
+        self._peaks: dict[str, int] = {}
 
     def _job(
         self,
@@ -137,7 +137,7 @@ class _Session:
         found = run_job(job, self._bench.hierarchy, key, lambda _event: None)
         if found.error is not None or found.result is None:
             raise RunError(f"{what}: {found.error or 'no result'}")
-        self._peak = max(self._watch.used_since(self._watch.timeline.marks[-1][0]), default=0)
+        self._peaks = self._watch.peaks_since(self._watch.timeline.marks[-1][0])
         return found.result.phases
 
     def _step(self, name: str, phase: Phase) -> Step:
@@ -152,7 +152,7 @@ class _Session:
             (),
             None if reads is None else percentile([reads], 99.0) / 1e3,
             phase.stall_seconds,
-            {**facts, "peak_bytes": float(self._peak)},
+            {**facts, **{f"peak_{name}_bytes": float(peak) for name, peak in self._peaks.items()}},
         )
 
     def fill(self) -> Iterator[Step]:

@@ -76,11 +76,15 @@ class Watch:
         """A step begins."""
         self.timeline.marks.append((time.monotonic() - self._began, what))
 
-    def used_since(self, moment: float) -> list[int]:
-        """Bytes in use on all tiers together, in each second from `moment` of the timeline on."""
+    def peaks_since(self, moment: float) -> dict[str, int]:
+        """The most bytes in use on each tier, and on `all` together, from `moment` of the timeline on."""
         found = self.timeline
-        columns = zip(*(tier.used for tier in found.tiers.values()), strict=False)
-        return [sum(used) for at, used in zip(found.seconds, columns, strict=False) if at >= moment]
+        columns = {name: tier.used for name, tier in found.tiers.items()}
+        columns["all"] = [sum(used) for used in zip(*columns.values(), strict=False)]
+        return {
+            name: max((size for at, size in zip(found.seconds, used, strict=False) if at >= moment), default=0)
+            for name, used in columns.items()
+        }
 
     def _counts(self) -> dict[str, tuple[int, ...]]:
         return {name: counts_of(path) for name, path in self._counters.items()}

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -20,7 +21,7 @@ import pytest
 from hypothesis import settings
 
 from keigo import mounts
-from keigo.control import socket_path
+from keigo.control import ask, is_served, socket_path
 
 # What must pass before a change lands passes every time; `scripts/soak` looks for more.
 settings.register_profile("steady", derandomize=True, deadline=None, print_blob=True)
@@ -70,22 +71,34 @@ class World:
         return self.log_file.read_text() if self.log_file.exists() else ""
 
     def mount(self, *args: str, env: Mapping[str, str] | None = None) -> None:
-        self.keigo(
-            "mount",
-            self.directory,
-            "-d",
-            self.config,
-            "--driver",
-            self.driver,
-            "--log-file",
-            self.log_file,
-            *args,
-            env=env,
-        )
+        """Start the daemon as `keigo mount` does, without the process that would wait for it."""
+        told, tell = os.pipe()
+        command = [sys.executable, "-m", "keigo", "mount", str(self.directory), "-d", str(self.config)]
+        command += ["--driver", self.driver, *args, "--foreground", "--ready-fd", str(tell)]
+        with os.fdopen(told, "rb") as pipe, self.log_file.open("ab") as log:
+            try:
+                subprocess.run(
+                    ["setsid", "--fork", *command],
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=log,
+                    pass_fds=(tell,),
+                    cwd="/",
+                    env={**os.environ, **(env or {})},
+                    check=True,
+                )
+            finally:
+                os.close(tell)
+            said = pipe.read()
+        error = json.loads(said)["error"] if said else "the daemon died before it mounted"
+        assert error is None, f"{error}\n{self.log()}"
         self.pids.append(self.status()["pid"])
 
     def umount(self) -> None:
-        self.keigo("umount", self.directory)
+        if is_served(self.volume):
+            ask(self.volume, "umount")
+        else:
+            self.keigo("umount", self.directory)
         assert not self.is_mounted()
 
     def is_mounted(self) -> bool:
@@ -111,11 +124,11 @@ class World:
             os.close(fd)
 
     def status(self) -> dict[str, Any]:
-        found: dict[str, Any] = json.loads(self.keigo("status", self.directory, "--json").stdout)
+        found: dict[str, Any] = ask(self.volume, "status")
         return found
 
     def ls(self) -> list[dict[str, Any]]:
-        found: list[dict[str, Any]] = json.loads(self.keigo("ls", self.directory, "--json").stdout)
+        found: list[dict[str, Any]] = ask(self.volume, "ls")
         return found
 
     def tier_of(self, name: str) -> str:
@@ -124,6 +137,13 @@ class World:
         where = [tier for tier, path in self.tiers.items() if tier != "slow" and (path / name).exists()]
         assert where == ([] if row["tier"] == "slow" else [row["tier"]])
         return str(row["tier"])
+
+    def wait_closed(self) -> None:
+        """Until the daemon has heard that every file is closed: close(2) returns before it does."""
+        deadline = time.monotonic() + 60
+        while (left := self.status()["open_files"]) != 0:
+            assert time.monotonic() < deadline, f"{left} file(s) are still open"
+            time.sleep(0.001)
 
     def used_tiers(self) -> set[str]:
         return {row["tier"] for row in self.ls() if row["size"]}

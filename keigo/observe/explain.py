@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import os
-import time
 from dataclasses import asdict
 from typing import Any
 
+from keigo import clock
 from keigo.tiers.catalog import ROOT, Entry, FileRecord
 from keigo.tiers.volume import Volume
 
 
 def explain(volume: Volume, name: str) -> dict[str, Any] | None:
     """What is known of the file of a name as `ls` shows it; None where there is none."""
-    now = time.time()
+    now = clock.now()
     with volume.lock:
         found = _find(volume, name)
         if found is None:

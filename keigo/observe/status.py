@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
+from keigo import clock
 from keigo.devices.load import Load
 from keigo.lsm.roles import IMMUTABLE
 from keigo.tiers.volume import Volume
@@ -60,7 +60,7 @@ def file_rows(volume: Volume, reads: Mapping[int, Mapping[str, tuple[int, int]]]
     `reads`: file id -> class of thread -> (reads, bytes) that the page cache did not serve.
     """
     rows = []
-    now = time.time()
+    now = clock.now()
     with volume.lock:
         for file, record in volume.catalog.files():
             if record.special:

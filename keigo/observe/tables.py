@@ -66,6 +66,10 @@ def status_table(status: Mapping[str, Any]) -> RenderableType:
     if moves["paused"]:
         line += f", paused: {moves['paused']}"
     lines: list[RenderableType] = [head, table, Text(line)]
+    priority = status["io_priority"]
+    if priority is not None:
+        text = f"io_priority: {priority['lowered']} thread(s) lowered"
+        lines.append(Text(text + (f", {priority['refused']} refused" if priority["refused"] else "")))
     if status["draining"]:
         left = "all files are in place" if not status["guards"] else "files are being brought back"
         lines.append(Text(f"draining: {left}", style="yellow"))

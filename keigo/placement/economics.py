@@ -5,7 +5,7 @@ A new file of S bytes that lives L seconds costs on a tier
     write    S (u w + v d + r)       w: seconds per byte as one more writer; d, r: what other writers and readers lose
     read     S L q + S b             q: seconds of foreground reads per byte and second of life; b: of the compaction
                                      that reads it at its end
-    room     S L p                   p: the price of room there
+    room     S (N s + (L - N)) p     p: the price of room there, s: how scarce it is for the next N seconds
 
 where u is how urgent the writing is, v how urgent that of others is taken to be, and readers in the foreground count
 in full. Everything per byte is a rate of the tier's device at its present load (`rates`). Costs in seconds can be added
@@ -67,7 +67,7 @@ def costs(context: Context, size: float, expected: Expectation, tiers: Sequence[
         rates = tier.rates
         write = rates.append / _SMALL if small else writing(urgent, context.pressure, tier)
         read = 0.0 if small else life * reading(expected, rates) + _UPPER * rates.stream
-        room = life * tier.price * scarcity(tier, size) if tier.price else 0.0
+        room = tier.price * occupying(life, tier, size) if tier.price else 0.0
         found.append(TierCost(size * write, size * read, size * room))
     return found
 
@@ -113,6 +113,19 @@ def headroom(tier: TierState) -> int:
     A flush must never wait for room, and a migration that makes some takes about as long as what fills it.
     """
     return int(min(max(0.02 * tier.capacity, 5.0 * tier.inflow), 0.15 * tier.capacity))
+
+
+def occupying(life: float, tier: TierState, size: float) -> float:
+    """Seconds of the price that a file pays for its life on a tier.
+
+    What room is left there now says something of the time in which what is created uses up as much; after that the
+    price holds as it is. So what lives long does not come in for nothing because there is room at the moment, nor is
+    it kept out because there is none.
+    """
+    near = life
+    if tier.inflow:
+        near = min(life, max(tier.room, headroom(tier)) / tier.inflow)
+    return near * scarcity(tier, size) + life - near
 
 
 def scarcity(tier: TierState, size: float = 0) -> float:

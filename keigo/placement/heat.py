@@ -40,6 +40,8 @@ COLDEST: Final = -40
 """Class of heat below which a file has (almost) no reads: one in 12 days per MiB."""
 COLD: Final = -(1 << 40)
 """k of a file without reads."""
+_MOST_RATE: Final = 40.0
+"""log2 of reads per second that no device does. A score that says more is of a time to come: the clock was set back."""
 LAG: Final = 1.5
 """Seconds; reads are told once a second, so that a file seems to have none for so long."""
 _SHAPE: Final = 0.3
@@ -52,8 +54,9 @@ def score_of(rate: float, now: float) -> float:
 
 
 def rate_of(score: float, now: float) -> float:
-    """The decayed rate of a score."""
-    return math.exp2(score - now / HALF_LIFE)
+    """The decayed rate of a score; 0 for one that cannot be, with which the next read begins anew."""
+    exponent = score - now / HALF_LIFE
+    return math.exp2(exponent) if exponent <= _MOST_RATE else 0.0
 
 
 def heat_of(rate: float, expected: float, age: float) -> float:
@@ -77,8 +80,3 @@ def class_of(heat: float, size: int, now: float) -> int:
         return COLD
     k = math.floor(math.log2(heat / max(size, 1)) + now / HALF_LIFE)
     return COLD if k < COLDEST + shift(now) else k
-
-
-def decayed(rate: float, since: float, now: float) -> float:
-    """What is left of a rate."""
-    return rate * math.exp2(min(0.0, since - now) / HALF_LIFE)

@@ -91,6 +91,9 @@ def _demand(files: Files, tiers: Sequence[TierState]) -> tuple[list[tuple[tuple[
         if bucket.group.role in IMMUTABLE and bucket.pinned is None:
             alike.setdefault((bucket.group, bucket.heat), []).append(bucket)
             capacity[bucket.tier] += bucket.bytes
+    # What has come in the last seconds comes again in the next, in likeness to what is there.
+    there = sum(bucket.bytes for buckets in alike.values() for bucket in buckets)
+    grown = 1 + max(0, sum(tier.growth for tier in tiers)) / there if there else 1.0
     demand = []
     expected: dict[Group, Expectation] = {}
     for (group, _), buckets in alike.items():
@@ -98,7 +101,7 @@ def _demand(files: Files, tiers: Sequence[TierState]) -> tuple[list[tuple[tuple[
         if known is None:
             known = expected[group] = files.expect(group)
         costs = tuple(economics.recurring(buckets[0], known, files.pressure, tier) for tier in tiers)
-        demand.append((costs, sum(bucket.bytes for bucket in buckets)))
+        demand.append((costs, int(grown * sum(bucket.bytes for bucket in buckets))))
     return demand, capacity
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
+from itertools import islice
 from typing import Final, NamedTuple
 
 from keigo.lsm.roles import IMMUTABLE
@@ -15,6 +16,11 @@ from keigo.placement.policy import Bucket, Files, FileState, Move, TierState, fa
 
 SPARE: Final = 20
 """A tier that was too full is brought down until this fraction (one of so many) of its capacity is free."""
+
+
+MOST_ALIKE: Final = 1024
+"""Files of a bucket that a plan looks at, those that are longest in it; the next plan goes on from there. A plan for
+all of a million would take seconds, and most of it would be out of date before it was carried out."""
 
 
 class Place(NamedTuple):
@@ -177,7 +183,7 @@ def candidates(
     """The files that a `Planner` could move: those of tiers that are too full, and those off their place.
 
     `place` is asked for buckets that are not pinned. None of them all where no tier is too full and none that is off
-    its place could move there: that takes no more than the buckets.
+    its place could move there: that takes no more than the buckets. Of a bucket no more than `MOST_ALIKE`.
     """
     full = [tier.room < 0 for tier in tiers]
     chosen, due = [], any(full)
@@ -192,4 +198,4 @@ def candidates(
             due = due or tiers[wished].room >= free
         if astray or full[bucket.tier]:
             chosen.append(bucket)
-    return (file for bucket in chosen for file in files.members(bucket)) if due else ()
+    return (file for bucket in chosen for file in islice(files.members(bucket), MOST_ALIKE)) if due else ()

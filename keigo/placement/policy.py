@@ -83,6 +83,8 @@ class TierState:
     """SST and blob files that are open for writing here, now."""
     inflow: float = 0.0
     """Bytes per second that have lately been created here."""
+    growth: int = 0
+    """By how many bytes more are in use here than some seconds ago; negative where it is less."""
     swing: int = 0
     """How much less room there was at the least in the last minute: what comes and goes takes so much of it."""
 

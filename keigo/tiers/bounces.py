@@ -8,6 +8,7 @@ a move, and it starts anew.
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from dataclasses import dataclass
 from typing import Final
 
@@ -30,8 +31,8 @@ class Bounces:
     """Which files moved lately, and where from. Times are seconds of a clock that never goes back."""
 
     def __init__(self) -> None:
-        self._files: dict[int, _Last] = {}
-        """The one that moved last is at the end."""
+        self._files: OrderedDict[int, _Last] = OrderedDict()
+        """The one that moved last is at the end. (A `dict` finds its first by a walk over all that were deleted.)"""
 
     def moved(self, file: int, source: str, target: str, now: float) -> None:
         """A file has moved."""
@@ -40,7 +41,7 @@ class Bounces:
         returns = 0 if last is None else last.returns + (last.source == target)
         self._files[file] = _Last(source, now, returns)
         if len(self._files) > _REMEMBERED:
-            del self._files[next(iter(self._files))]
+            self._files.popitem(last=False)
 
     def until(self, file: int, target: str) -> float:
         """When a file may move to a tier; 0: at once."""

@@ -12,6 +12,7 @@ import logging
 import os
 import stat
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Final, Literal
 
 import msgspec
@@ -97,10 +98,23 @@ def sync(steps: Sequence[Step], roots: Mapping[str, Fd]) -> None:
             os.fsync(directory.fd)
 
 
+@dataclass(slots=True)
+class _Left:
+    """See `IntentLog.leave`."""
+
+    intent: Intent
+    durable: bool
+    done: bool
+
+
 class IntentLog:
-    """The intents of a volume. Calls for different intents may come from several threads."""
+    """The intents of a volume. Calls for different intents may come from several threads.
+
+    `leave` and `finish` are called under `Volume.lock`.
+    """
 
     def __init__(self, state: Fd) -> None:
+        self._left: dict[str, _Left] = {}
         try:
             os.mkdir(INTENT, 0o700, dir_fd=state.fd)
             os.fsync(state.fd)
@@ -109,8 +123,19 @@ class IntentLog:
         self._dir = open_dir(INTENT, state.fd)
 
     def write(self, key: str, intent: Intent) -> None:
-        """Make an intent durable, replacing the one of the same key. Raises OSError with nothing changed."""
+        """Make an intent durable, replacing the one of the same key. Raises OSError; either may then be written."""
         write_durably(self._dir.fd, key.encode(), msgspec.json.encode(intent))
+
+    def begin(self, key: str, intent: Intent) -> None:
+        """Make the first intent of a key durable. Raises OSError; the next mount must then find none."""
+        try:
+            self.write(key, intent)
+        except OSError:
+            try:
+                self.remove(key)
+            except OSError:
+                self.leave(key, Intent(intent.what, []), durable=True, done=True)
+            raise
 
     def remove(self, key: str) -> None:
         """Forget an intent, durably: nothing may replay it once its names can be used for something else."""
@@ -119,6 +144,41 @@ class IntentLog:
         except FileNotFoundError:
             return
         os.fsync(self._dir.fd)
+
+    def leave(self, key: str, intent: Intent, *, durable: bool, done: bool = False) -> None:
+        """Note what an error has left undone.
+
+        `durable`: whether the intent is known to be written as it is. `done`: whether its steps were all carried out,
+        and only not made durable; they are not run again, for what they made may have been undone since.
+        """
+        self._left[key] = _Left(intent, durable, done)
+
+    def finish(self, roots: Mapping[str, Fd], needed: str = "") -> None:
+        """Do now what was left, while its paths are still true. Raises OSError where `needed`, a key, still cannot be.
+
+        The others' errors are told no second time: they stay written, for the next attempt or the next mount.
+        """
+        for key, left in list(self._left.items()):
+            try:
+                if not left.durable:
+                    self.write(key, left.intent)
+                    left.durable = True
+                if not left.done:
+                    for step in left.intent.steps:
+                        run(step, roots)
+                sync(left.intent.steps, roots)
+                self.remove(key)
+                del self._left[key]
+            except OSError:
+                if key == needed:
+                    raise
+
+    def holds(self, key: str, intent: Intent) -> bool:
+        """Whether this is what is written under a key. Raises OSError."""
+        try:
+            return read_file(self._dir.fd, key.encode()) == msgspec.json.encode(intent)
+        except FileNotFoundError:
+            return False
 
     def pending(self) -> dict[str, Intent]:
         """All intents, by key. Raises IntentError for one that cannot be read."""
@@ -158,9 +218,10 @@ def carry_out(log: IntentLog, key: str, intent: Intent, roots: Mapping[str, Fd])
     """Do what an intent says, so that after a crash anywhere in it the next mount finishes it.
 
     Raises OSError when nothing was changed. Returns an error when all is done but not known to be durable; the
-    intent then stays for the next mount, and the caller reports the error once its own tables are right.
+    intent then stays, for `IntentLog.finish` or the next mount, and the caller reports the error once its own tables
+    are right.
     """
-    log.write(key, intent)
+    log.begin(key, intent)
     failpoints.hit("rename.intent")
     done: list[Step] = []
     for step in intent.steps:
@@ -170,6 +231,7 @@ def carry_out(log: IntentLog, key: str, intent: Intent, roots: Mapping[str, Fd])
             if step.op == "unlink":
                 # What should go is superseded already; the intent stays, and removes it at the next mount.
                 logger.error("%s: %s: %s", intent.what, os.fsdecode(step.path), error)
+                log.leave(key, Intent(intent.what, [step]), durable=False)
                 return error
             _undo(done, roots)
             log.remove(key)
@@ -183,6 +245,7 @@ def carry_out(log: IntentLog, key: str, intent: Intent, roots: Mapping[str, Fd])
         log.remove(key)
     except OSError as error:
         logger.error("%s: not known to be durable: %s", intent.what, error)
+        log.leave(key, intent, durable=True, done=True)
         return error
     failpoints.hit("rename.done")
     return None

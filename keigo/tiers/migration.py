@@ -18,26 +18,29 @@ import errno
 import logging
 import os
 import threading
-import time
 from collections.abc import Callable
 
 import msgspec
 
-from keigo import failpoints
+from keigo import clock, failpoints
 from keigo.tiers.catalog import FileRecord
 from keigo.tiers.copying import Copy, DamagedError, copy
 from keigo.tiers.directories import shown
-from keigo.tiers.fds import Fd
+from keigo.tiers.fds import Fd, lstat_or_none
 from keigo.tiers.intents import Ident, Intent, Step, run, sync
 from keigo.tiers.pace import Pace
 from keigo.tiers.tier import Tier
-from keigo.tiers.volume import CancelledError, Volume
+from keigo.tiers.volume import CancelledError, Volume, space_of
 
 log = logging.getLogger(__name__)
 
 
 class NotMovableError(Exception):
     """The file cannot migrate now; the text says why."""
+
+
+class ForeignLinksError(NotMovableError):
+    """The file has links that the volume does not know: it cannot migrate until somebody removes them."""
 
 
 def migrate(
@@ -51,7 +54,9 @@ def migrate(
     with volume.lock:
         record, source, before = _begin(volume, file, target)
         stop = volume.cancelled[file] = threading.Event()
-    landed = False
+    # From now on: who creates a file meanwhile, or plans, must not count on the same room.
+    target.charge(space_of(before))
+    landed = moved = False
     copy_name = b"%d" % file
     try:
         made = copy(source, before, volume.tier_of(record), target, copy_name, pace, stop, copied)
@@ -65,8 +70,11 @@ def migrate(
             _check_links(record, before)
             volume.landing.add(file)
         landed = True
-        return _land(volume, file, record, source, target, before, made, reason)
+        _land(volume, file, record, source, target, before, made, reason)
+        moved = True
     finally:
+        if not moved:
+            target.charge(-space_of(before))
         with volume.lock:
             volume.cancelled.pop(file, None)
             if landed:
@@ -76,6 +84,7 @@ def migrate(
             os.unlink(copy_name, dir_fd=target.incoming.fd)
         except FileNotFoundError:
             pass
+    return before.st_size
 
 
 def _begin(volume: Volume, file: int, target: Tier) -> tuple[FileRecord, Fd, os.stat_result]:
@@ -97,14 +106,23 @@ def _begin(volume: Volume, file: int, target: Tier) -> tuple[FileRecord, Fd, os.
     source = Fd(os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory.fd))
     before = os.fstat(source.fd)
     _check_links(record, before)
+    volume.intents.finish(volume.roots, _key(file))
+    for above, link in record.links:
+        mirror = volume.directories.find(above, target)
+        if mirror is not None and lstat_or_none(link, mirror.fd) is not None:
+            raise OSError(errno.EEXIST, f"tier {target.name} has another file of that name, unknown to the volume")
     if target.free() < before.st_size:
         raise OSError(errno.ENOSPC, f"tier {target.name} has no room")
     return record, source, before
 
 
+def _key(file: int) -> str:
+    return f"migrate-{file}"
+
+
 def _check_links(record: FileRecord, status: os.stat_result) -> None:
     if status.st_nlink != len(record.links):
-        raise NotMovableError(f"has {status.st_nlink} links on its tier and {len(record.links)} in the volume")
+        raise ForeignLinksError(f"has {status.st_nlink} links on its tier and {len(record.links)} in the volume")
 
 
 def _land(
@@ -116,11 +134,11 @@ def _land(
     before: os.stat_result,
     made: Copy,
     reason: str,
-) -> int:
-    """Steps 2 to 6; the file is in `landing`."""
+) -> None:
+    """Steps 2 to 6; the file is in `landing`, and charged to the target as it was before."""
     was = volume.record(file)
     home = volume.tier_of(record)
-    key = f"migrate-{file}"
+    key = _key(file)
     with volume.lock:
         now = os.fstat(source.fd)
         if (now.st_size, now.st_mtime_ns, now.st_ino) != (before.st_size, before.st_mtime_ns, before.st_ino):
@@ -130,7 +148,7 @@ def _land(
     what = f"move {shown(paths[0])} from {home.name} to {target.name}"
     undo = Intent(what, [Step(target.name, "unlink", path, made.ident) for path in paths])
     redo = Intent(what, [Step(home.name, "unlink", path, Ident.of(now)) for path in paths])
-    volume.intents.write(key, undo)
+    volume.intents.begin(key, undo)
     failpoints.hit("migrate.intent-undo")
     try:
         first = None
@@ -154,17 +172,18 @@ def _land(
     failpoints.hit("migrate.switched")
     with volume.lock:
         home.charge(-was.space, -1)
-        target.charge(made.space, 1)
+        target.charge(made.space - space_of(before), 1)
     try:
         for step in redo.steps:
             run(step, volume.roots)
         failpoints.hit("migrate.unlinked")
         sync(redo.steps, volume.roots)
         volume.intents.remove(key)
-    except OSError as error:  # the move is done; the intent stays, and the next mount removes the old copy
+    except OSError as error:  # the move is done; the intent stays until the old copy can be removed
         log.error("%s: the old copy is still there: %s", what, error)
+        with volume.lock:
+            volume.intents.leave(key, redo, durable=True)
     failpoints.hit("migrate.done")
-    return before.st_size
 
 
 def _switch(volume: Volume, file: int, target: Tier, made: Copy, reason: str) -> None:
@@ -173,7 +192,7 @@ def _switch(volume: Volume, file: int, target: Tier, made: Copy, reason: str) ->
     old = msgspec.structs.replace(record)
     record.home, record.reason, record.checksum = target.name, reason, made.checksum
     record.size, record.mtime_ns, record.space = made.ident.size, made.ident.mtime_ns, made.space
-    record.moved = time.time()
+    record.moved = clock.now()
     volume.catalog.put_file(file, record)
     known = volume.open_files.get(file)
     if known is not None:
@@ -188,9 +207,12 @@ def _switch(volume: Volume, file: int, target: Tier, made: Copy, reason: str) ->
 
 
 def _undo(volume: Volume, key: str, undo: Intent) -> None:
-    """Take the copies out of the target's tree again. An OSError here leaves the undo intent for the next mount."""
-    volume.intents.write(key, undo)
-    for step in undo.steps:
-        run(step, volume.roots)
-    sync(undo.steps, volume.roots)
-    volume.intents.remove(key)
+    """Take the copies out of the target's tree again. Raises OSError; it is then tried again before the file moves.
+
+    Where the redo intent may have been written the undo intent is to be durable first: it must not be that a crash
+    removes the source when the copies are gone.
+    """
+    with volume.lock:
+        volume.intents.leave(key, undo, durable=False)
+        volume.intents.leave(key, undo, durable=volume.intents.holds(key, undo))
+        volume.intents.finish(volume.roots, key)

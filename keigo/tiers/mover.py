@@ -18,17 +18,18 @@ import os
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
+from keigo import clock
 from keigo.lsm.roles import Role
 from keigo.placement.budget import Budget, budget, paused_by
 from keigo.placement.policy import Move
 from keigo.tiers.bounces import Bounces
 from keigo.tiers.copying import DamagedError
 from keigo.tiers.directories import shown
-from keigo.tiers.migration import NotMovableError, migrate
+from keigo.tiers.migration import ForeignLinksError, NotMovableError, migrate
 from keigo.tiers.pace import OthersUse, Pace, Stage
 from keigo.tiers.volume import CancelledError, Volume
 
@@ -179,7 +180,11 @@ class Mover:
 
     def _run(self) -> None:
         while (request := self._next()) is not None:
-            outcome = self._move(request)
+            try:
+                outcome = self._move(request)
+            except Exception as error:  # a fault of ours: whoever waits is told, and others still move
+                log.exception("file %d does not move", request.file)
+                outcome = self._failed(request, repr(error))
             with self._wake:
                 self._busy = False
                 self._moved += 1
@@ -213,7 +218,14 @@ class Mover:
     def _plan_anew(self) -> None:
         """Replace what is planned."""
         began = time.monotonic()
-        planned = self.plan()
+        try:
+            planned = self.plan()
+        except Exception as error:  # a fault of ours, or of a policy's: what is asked for still moves
+            planned = []
+            if self.progress.last_error != (told := f"no plan: {error!r}"):
+                log.exception("no plan")
+                self.progress.failed += 1
+                self.progress.last_error = told
         with self._wake:
             self._queue.planned = deque(planned)
             self._queue.planned_at = time.monotonic()
@@ -258,7 +270,7 @@ class Mover:
         now = time.monotonic()
         for file in [file for file, until in self._refused.items() if until <= now]:
             del self._refused[file]
-        view = placing.view(time.time(), frozenset(() if volume.draining else self._refused))
+        view = placing.view(clock.now(), frozenset(() if volume.draining else self._refused))
         if volume.draining:
             primary = volume.primary
             return [
@@ -266,11 +278,23 @@ class Mover:
                 for state in view
                 if state.tier != primary.index and not self._stays(state.id, state.role)
             ]
-        placing.prices = placing.policy.prices(view, placing.tier_states())
-        moves = placing.policy.plan(view, placing.tier_states())
-        # Those that make room first; what they need the others to have done before is seen when their turn comes.
-        chosen = sorted(moves, key=lambda move: not move.urgent)[:_MOST_PLANNED]
+        placing.priced(placing.policy.prices(view, placing.tier_states()), now)
+        states = placing.tier_states()
+        moves = placing.policy.plan(view, states)
+        chosen = self._first(moves, [tier.room for tier in states])
         return [self._request(move) for move in chosen]
+
+    def _first(self, moves: Sequence[Move], room: list[int]) -> list[Move]:
+        """The moves to begin with: those that make room first, as far as nothing else must make room for them."""
+        urgent, others = [], []
+        for move in moves:
+            known = self.volume.placing.index.known(move.file) if move.urgent else None
+            if known is None or known.size > room[move.target]:
+                others.append(move)
+                continue
+            room[move.target] -= known.size
+            urgent.append(move)
+        return [*urgent, *others][:_MOST_PLANNED]
 
     def _request(self, move: Move) -> Request:
         source, target = self.volume.tiers[move.source].name, self.volume.tiers[move.target].name
@@ -308,6 +332,8 @@ class Mover:
             except NotMovableError as error:
                 if request.keep:
                     volume.keep(request.file, target.name)  # it may be there already
+                if isinstance(error, ForeignLinksError) and volume.draining:
+                    return self._failed(request, str(error))  # it would never end
                 if request.source is not None and not isinstance(error, _MakeWayError):
                     self._refuse(request.file, _RETRY_AFTER)
                 return str(error)
@@ -315,14 +341,12 @@ class Mover:
                 self.progress.cancelled += 1
                 continue
             except FileNotFoundError:
-                return "is gone"
+                if volume.catalog_file(request.file) is None:
+                    return "is gone"
+                return self._failed(request, "is not on its tier")
             except (OSError, DamagedError) as error:
                 what = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-                self.progress.failed += 1
-                self.progress.last_error = f"{self.progress.current}: {what}"
-                log.warning("cannot move %s to %s: %s", self.progress.current, target.name, what)
-                self._refuse(request.file, _RETRY_AFTER)
-                return what
+                return self._failed(request, what)
             else:
                 self._bounces.moved(request.file, home, target.name, time.monotonic())
                 self.progress.done += 1
@@ -332,6 +356,15 @@ class Mover:
                 self.progress.current = self.progress.paused = None
                 self.progress.speed = 0.0
         return "changed while it was copied"
+
+    def _failed(self, request: Request, what: str) -> str:
+        """Count and tell a failure; returns what it was."""
+        name = self.volume.show(request.file)
+        self.progress.failed += 1
+        self.progress.last_error = f"{name}: {what}"
+        log.warning("cannot move %s to %s: %s", name, request.target, what)
+        self._refuse(request.file, _RETRY_AFTER)
+        return what
 
     def _overtaken(self, request: Request) -> str | None:
         """Why a move that was planned is not to be carried out any more."""

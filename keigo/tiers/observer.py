@@ -86,11 +86,16 @@ class Observer:
                 if self._stopping:
                     return
                 directories, self._dirty = self._dirty, set()
+                for directory in directories:
+                    self._database(directory)  # `settle` knows of it from now on
             for directory in directories:
                 self._settle(self._database(directory))
 
     def settle(self) -> None:
         """Take in all that the databases have written so far."""
+        with self._wake:
+            for directory in self._dirty:  # found by the mount, and not looked at yet
+                self._database(directory)
         for known in self._all():
             self._settle(known)
 

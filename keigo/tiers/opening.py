@@ -154,6 +154,7 @@ def dissolve(volume: Volume) -> list[str]:
                 raise TierError(f"tier {record.home}: still holds {shown(volume.path(*record.links[0]))}")
         if volume.guarded:
             raise TierError("a guard is still in place")
+        volume.intents.finish(volume.roots)
         volume.close_tables()
         members = msgspec.json.decode(read_file(primary.state.fd, VOLUME), type=Membership)
         members.tiers = []  # from here on no tier is missed at an open

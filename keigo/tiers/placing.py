@@ -13,17 +13,15 @@ from __future__ import annotations
 
 import math
 import threading
-import time
-from collections import deque
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Final
 
+from keigo import clock
 from keigo.devices.load import Load
 from keigo.devices.model import DeviceModel
 from keigo.lsm.database import Belief
 from keigo.lsm.pressure import CALM, Pressure, worst
 from keigo.lsm.roles import IMMUTABLE, Role, file_number
-from keigo.placement.heat import WINDOW, decayed
 from keigo.placement.history import History
 from keigo.placement.index import FileIndex, Known
 from keigo.placement.models import models_of
@@ -31,11 +29,12 @@ from keigo.placement.policy import Choice, Context, Group, NoRoom, Policy, TierS
 from keigo.placement.rates import Rates, rates_of
 from keigo.placement.view import View
 from keigo.tiers.catalog import Catalog, FileRecord
+from keigo.tiers.flow import Flow
 from keigo.tiers.pins import Pins
 from keigo.tiers.tier import Tier
 
 _FRESH: Final = 10.0  # seconds for which the pressure of a database that tells nothing more is believed
-_SWING: Final = 60.0  # seconds: "the last minute" of TierState.swing
+_PRICED: Final = 3.0  # seconds; half-life of a price
 _JOBS: Final = 64  # sets of inputs remembered; more jobs than that are not under way at once
 _BATCH: Final = 256  # files whose pins are looked at in one hold of the lock: some ms
 
@@ -78,6 +77,7 @@ class Placing:
         self.index = FileIndex(is_movable)
         self.history = History()
         self.prices: tuple[float, ...] = (0.0,) * len(tiers)
+        self._priced = 0.0
         self.loads: tuple[Load, ...] = ()
         """As of the last `refresh`; empty before."""
         self.profiled: tuple[str, ...] = ()
@@ -88,11 +88,7 @@ class Placing:
         self._writing: dict[int, int] = {}
         """SST and blob files that are open for writing -> tier."""
         self._writers = [0] * len(tiers)
-        self._inflow = [(0.0, 0.0)] * len(tiers)
-        """(bytes per second, when)."""
-        self._rooms: list[deque[tuple[float, int]]] = [deque() for _ in tiers]
-        """(when, room), both rising: the first is the least of the last minute."""
-        self._least: tuple[int, ...] | None = None
+        self._flows = [Flow() for _ in tiers]
         self._pressures: dict[int, tuple[float, Pressure]] = {}
         self._jobs: dict[tuple[int, frozenset[int]], float | None] = {}
         self._expected: dict[int, float] = {}
@@ -109,26 +105,34 @@ class Placing:
 
     def tier_states(self) -> list[TierState]:
         """What a policy may know of the tiers."""
-        now = time.time()
-        rates, prices, least = self.rates, self.prices, self._least
+        now = clock.now()
+        rates, prices = self.rates, self.prices
         states = []
         for index, tier in enumerate(self._tiers):
-            room = tier.room()
-            inflow, since = self._inflow[index]
+            room, used, flow = tier.room(), tier.used, self._flows[index]
             states.append(
                 TierState(
                     tier.name,
                     tier.capacity,
-                    tier.used,
+                    used,
                     room,
                     rates[index],
                     prices[index],
                     self._writers[index],
-                    decayed(inflow, since, now),
-                    0 if least is None else max(0, room - least[index]),
+                    flow.inflow(now),
+                    flow.growth(used),
+                    flow.swing(room),
                 )
             )
         return states
+
+    def priced(self, prices: Sequence[float], now: float) -> None:
+        """Take in what the policy finds room to be worth now. Loads and pressure are of a moment, and so is that; what
+        counts is the mean of the last seconds.
+        """
+        kept = math.exp2((self._priced - now) / _PRICED) if self._priced < now else 1.0
+        self.prices = tuple(kept * old + (1 - kept) * new for old, new in zip(self.prices, prices, strict=True))
+        self._priced = now
 
     def refresh(self, now: float, loads: Sequence[Load], reads: Mapping[int, tuple[int, int]]) -> None:
         """Take in the tiers' loads, and the (reads, bytes) of the foreground by file since the last time."""
@@ -137,14 +141,8 @@ class Placing:
             rates_of(model, load.read_k or 0.0, load.write_k or 0.0, load.write_bandwidth or 0.0)
             for model, load in zip(self.models, loads, strict=True)
         )
-        for tier, rooms in zip(self._tiers, self._rooms, strict=True):
-            room = tier.room()
-            while rooms and rooms[-1][1] >= room:
-                rooms.pop()
-            rooms.append((now, room))
-            while rooms[0][0] < now - _SWING:
-                rooms.popleft()
-        self._least = tuple(rooms[0][1] for rooms in self._rooms)
+        for tier, flow in zip(self._tiers, self._flows, strict=True):
+            flow.sample(tier.room(), tier.used, now)
         for directory, (when, _) in list(self._pressures.items()):
             if when < now - _FRESH:
                 self._pressures.pop(directory, None)
@@ -164,7 +162,7 @@ class Placing:
     @property
     def pressure(self) -> Pressure:
         """The worst of the databases lately."""
-        since = time.time() - _FRESH
+        since = clock.now() - _FRESH
         return worst(pressure for when, pressure in list(self._pressures.values()) if when >= since)
 
     def _pressure_of(self, directory: int, now: float) -> Pressure:
@@ -175,7 +173,7 @@ class Placing:
 
     def context(self, directory: int, name: bytes, role: Role, belief: Belief, tid: int) -> tuple[Context, int]:
         """What a file is created for, and how many bytes it will probably have (0: not known)."""
-        now = time.time()
+        now = clock.now()
         group = group_of(directory, role, belief.family, belief.level)
         inherited = None
         if role in IMMUTABLE:
@@ -258,13 +256,11 @@ class Placing:
         if counted is not None:
             self._writers[counted] -= 1
         if more > 0:
-            now = time.time()
-            rate, since = self._inflow[tier]
-            self._inflow[tier] = decayed(rate, since, now) + more / WINDOW, now
+            self._flows[tier].came(more, clock.now())
 
     def follow(self) -> None:
         """Take in all files of the catalog, and from now on each change. The lock is held."""
-        now = time.time()
+        now = clock.now()
         self._pins_seen = self._pins.changes
         for file, record in self._catalog.files():
             if not record.special:
@@ -275,7 +271,7 @@ class Placing:
 
     def changed(self, file: int, record: FileRecord | None) -> None:
         """A file's record is about to be stored, or the file has lost its last name. Sets the record's heat."""
-        now = time.time()
+        now = clock.now()
         if record is None:
             self._expected.pop(file, None)
             known = self.index.drop(file)
@@ -366,7 +362,7 @@ class Placing:
 
     def store_heat(self) -> None:
         """Write the heat of all files that have any into their records. The lock is held."""
-        now = time.time()
+        now = clock.now()
         for file in self.index.warm(now):
             record = self._catalog.file(file)
             if record is not None:

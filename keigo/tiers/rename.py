@@ -40,6 +40,7 @@ def _rename(volume: Volume, old: Name, new: Name, flags: int) -> list[Fd]:
             raise fail(errno.EPERM if name is new else errno.ENOENT, name[1])
     while volume.landing:  # paths in a landing migration's intent must stay true
         volume.idle.wait()
+    volume.intents.finish(volume.roots)
     source = volume.catalog.entry(*old)
     target = volume.catalog.entry(*new)
     if source is None:

@@ -17,13 +17,13 @@ import logging
 import os
 import stat
 import threading
-import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 import msgspec
 
+from keigo import clock
 from keigo.lsm.database import Belief
 from keigo.lsm.roles import DATABASE_MARKERS, Role, role_of
 from keigo.placement.policy import Choice, Context, NoRoom, Policy, fallback_order
@@ -237,15 +237,19 @@ class Volume:
         known = self.open_files.get(file)
         return known is not None and known.writers > 0
 
+    def _is_held(self, file: int) -> bool:
+        """Whether a file is open in a way that keeps it on its tier."""
+        known = self.open_files.get(file)
+        return known is not None and (known.writers > 0 or known.pinned > 0)
+
     def _is_movable(self, file: int) -> bool:
         """Whether a file could migrate now. Asked without the lock, so the answer may be old."""
-        known = self.open_files.get(file)
-        return (known is None or not (known.writers or known.pinned)) and file not in self.cancelled
+        return not self._is_held(file) and file not in self.cancelled
 
-    def wait_written(self, files: Collection[int], timeout: float) -> None:
-        """Wait until nobody has one of these files open for writing, at most `timeout` seconds."""
+    def wait_released(self, files: Collection[int], timeout: float) -> None:
+        """Wait until no open handle keeps one of these files on its tier, at most `timeout` seconds."""
         with self.lock:
-            self.idle.wait_for(lambda: not any(map(self._is_written, files)), timeout)
+            self.idle.wait_for(lambda: not any(map(self._is_held, files)), timeout)
 
     def has_room(self) -> bool:
         """Whether any tier has bytes left, reserves included."""
@@ -300,7 +304,7 @@ class Volume:
                 role=role,
                 level=belief.level,
                 created_level=belief.level,
-                created=time.time(),
+                created=clock.now(),
                 reason=reason,
                 family=belief.family,
             )
@@ -323,7 +327,11 @@ class Volume:
             try:
                 parent = self.directories.make(directory, tier)
                 how = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC | flags & _KEEP_FLAGS
-                fd = Fd(os.open(name, how, 0o600, dir_fd=parent.fd))
+                try:
+                    fd = Fd(os.open(name, how, 0o600, dir_fd=parent.fd))
+                except FileExistsError:  # what a failed migration could not remove, perhaps
+                    self.intents.finish(self.roots)
+                    fd = Fd(os.open(name, how, 0o600, dir_fd=parent.fd))
             except OSError as error:
                 if error.errno not in _FULL or tier is order[-1]:
                     raise
@@ -346,7 +354,7 @@ class Volume:
             os.chown(name, uid, owner, dir_fd=parent.fd, follow_symlinks=False)
             new = self.catalog.new_id()
             self.catalog.put_entry(directory, name, Entry("special", new))
-            record = FileRecord(self.primary.name, [(directory, name)], created=time.time(), special=True)
+            record = FileRecord(self.primary.name, [(directory, name)], created=clock.now(), special=True)
             record.reason = "not a regular file"
             self.catalog.put_file(new, record)
             return new
@@ -387,6 +395,8 @@ class Volume:
             known.pinned += count
             if count > 0 and known.writers:
                 self.bypassed.add(file)
+            if known.pinned == 0:
+                self.idle.notify_all()
 
     def close_file(self, file: int, fd: Fd, *, write: bool) -> None:
         """End what `open_file`, `create` or `opened` began; `fd` is still open on the file."""
@@ -679,6 +689,7 @@ class Volume:
     def close(self) -> None:
         """Close the catalog and the tiers. No handle may be open and no migration under way."""
         with self.lock:
+            self.intents.finish(self.roots)
             self.placing.store_heat()
             self.directories.clear()
             self.catalog.close()

@@ -8,13 +8,14 @@ import select
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
 import msgspec
 import pytest
-from click.testing import CliRunner
+from click.testing import CliRunner, Result
 
 from keigo.cli import main
 from keigo.devices import sweep
@@ -77,13 +78,28 @@ def test_three_figures_a_direction_for_each_tier(place: World) -> None:
     assert (files(place), there) == before
 
 
+@pytest.fixture
+def measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is really measured, which takes fio a quarter of a second a cell."""
+    (found,) = synthetic_profile(("nvme",), quick=True).tiers
+    monkeypatch.setattr(sweep, "measure", lambda *_: sweep.Measured(True, False, 1 << 30, found.cells))
+
+
+def profile(world: World, *args: str) -> Result:
+    """`keigo profile` in this process."""
+    done = CliRunner().invoke(main, ["profile", "-d", str(world.config), *TINY, *args])
+    assert done.exit_code == 0, done.output
+    return done
+
+
+@pytest.mark.usefixtures("measured")
 def test_a_tier_in_place_needs_its_directory_and_the_rest_is_kept(place: World) -> None:
     old = synthetic_profile(("nvme", "sata"), quick=True)
     mid, slow = (
         msgspec.structs.replace(tier, tier=name) for tier, name in zip(old.tiers, ("mid", "slow"), strict=True)
     )
     save_profile(profile_path(place.config), msgspec.structs.replace(old, tiers=(mid, slow)))
-    done = place.keigo("profile", "-d", place.config, *TINY, "--tier", "fast", "--tier", "slow")
+    done = profile(place, "--tier", "fast", "--tier", "slow")
     assert f"note: tier slow is in place: keigo profile DIR -d {place.config} measures it too" in done.stderr
     assert done.stdout.splitlines()[1].split()[:3] == ["fast", "tmpfs", "(memory)"]
     assert done.stderr.splitlines()[-1].startswith(f"wrote {profile_path(place.config)}; ")
@@ -97,16 +113,17 @@ def test_a_tier_in_place_needs_its_directory_and_the_rest_is_kept(place: World) 
 
 def test_what_another_profile_wrote_meanwhile_is_kept(place: World, monkeypatch: pytest.MonkeyPatch) -> None:
     (found,) = synthetic_profile(("nvme",), quick=True).tiers
+    asked = 0
 
     def measure(*_args: object) -> sweep.Measured:
-        if not profile_path(place.config).exists():
-            done = place.keigo("profile", "-d", place.config, *TINY, "--tier", "fast")
-            assert "wrote" in done.stderr
+        nonlocal asked
+        asked += 1
+        if asked == 1:
+            assert "wrote" in profile(place, "--tier", "fast").stderr
         return sweep.Measured(True, False, 1 << 30, found.cells)
 
     monkeypatch.setattr(sweep, "measure", measure)
-    done = CliRunner().invoke(main, ["profile", "-d", str(place.config), *TINY, "--tier", "mid"])
-    assert done.exit_code == 0, done.output
+    profile(place, "--tier", "mid")
     assert [tier.tier for tier in profile_of(place).tiers] == ["fast", "mid"]
 
 
@@ -197,7 +214,7 @@ def started_fio(pid: int) -> int:
                     return int(child)
             except OSError:  # it has ended: fio --version
                 continue
-        os.sched_yield()
+        time.sleep(0.001)
 
 
 def test_show_draws_the_profile_that_there_is(place: World) -> None:
@@ -250,9 +267,10 @@ def test_a_mount_knows_its_devices_and_notices_others(make_world: MakeWorld) -> 
     assert world.status()["profile"]["tiers"] == ["fast"]
 
 
+@pytest.mark.usefixtures("measured")
 def test_under_a_mount_the_tier_in_place_is_left_out(place: World) -> None:
     place.mount()
-    done = place.keigo("profile", "-d", place.config, *TINY, "--tier", "mid", "--tier", "slow")
+    done = profile(place, "--tier", "mid", "--tier", "slow")
     assert "note: tier slow is in place and cannot be measured under its mount" in done.stderr
     assert f"note: volume {place.volume} is mounted" in done.stderr
     assert [tier.tier for tier in profile_of(place).tiers] == ["mid"]

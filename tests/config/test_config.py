@@ -62,6 +62,12 @@ def test_defaults(tmp_path: Path) -> None:
     assert (config.placement.policy, config.placement.period) == ("cost", None)
     assert config.placement.levels == {"a": ("wal", 0, 1), "b": (2, 3, 4, 5, 6)}
     assert (config.catalog, config.copy_limit, config.pins) == (None, None, {})
+    assert not config.io_priority
+
+
+def test_io_priority(tmp_path: Path) -> None:
+    assert read(tmp_path, TWO + "io_priority: true\n").io_priority
+    assert not read(tmp_path, TWO + "io_priority: false\n").io_priority
 
 
 def test_a_relative_path_is_beside_the_file(tmp_path: Path) -> None:
@@ -182,6 +188,7 @@ MISTAKES = [
     (ONE + "pins:\n  '': a\n", 5, "is not a pattern"),
     (ONE + "catalog: c\n", 4, "'c' is not a tier"),
     (ONE + "copy_limit: fast\n", 4, "'fast' is not a size"),
+    (ONE + "io_priority: 7\n", 4, "must be true or false, not 7"),
 ]
 
 
@@ -198,7 +205,10 @@ def test_no_such_file(tmp_path: Path) -> None:
         load(tmp_path / "absent.yaml")
 
 
-KEYS = "volume tiers placement pins catalog copy_limit name path in_place capacity reserve policy levels period"
+KEYS = (
+    "volume tiers placement pins catalog copy_limit io_priority "
+    "name path in_place capacity reserve policy levels period"
+)
 WORDS = st.sampled_from([*KEYS.split(), *POLICIES, "wal", "a", "5%", "60s", "64MiB", "9" * 400, "nan%", "/x", ""])
 SCALARS = WORDS | st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5)
 TREES = st.recursive(

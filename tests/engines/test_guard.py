@@ -96,6 +96,7 @@ def test_only_some_files_elsewhere(engine: str, what: str, make_world: MakeWorld
     store = open_store(engine, path, create=True)
     oracle.put(store, range(3000))
     store.kill()  # closing would leave nothing in the WAL
+    world.wait_closed()
     roles = {row["role"] for row in world.ls() if row["tier"] == "fast" and row["size"]}
     assert ROLES[what] <= roles
     if what == "wal":

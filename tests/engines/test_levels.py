@@ -31,6 +31,7 @@ needs_db_bench = pytest.mark.skipif(
 def placed(world: World, database: str) -> Placed:
     """What `ls` says of the SSTs of a database."""
     found: Placed = {}
+    world.status()  # takes in what the database has written so far
     for row in world.ls():
         directory, _, name = row["name"].rpartition("/")
         if directory == database and row["role"] == "sst":
@@ -233,6 +234,7 @@ def test_databases_that_come_and_go_leave_nothing_behind(make_world: MakeWorld) 
         (path / "LOG").write_bytes(b"x" * 1000)
         (path / "000002.sst").write_bytes(b"x")
         shutil.rmtree(path)
+    world.wait_closed()
     assert descriptors_of_the_dead(world) == []
     assert world.ls() == []
 

@@ -46,6 +46,7 @@ def test_whole_life(engine: str, make_world: MakeWorld, open_store: OpenStore) -
         store.compact()
         oracle.check(store)
 
+    world.wait_closed()
     before = {row["name"]: row["size"] for row in world.ls()}
     world.umount()
     world.mount()
@@ -95,6 +96,7 @@ def test_policy(engine: str, make_world: MakeWorld, open_store: OpenStore) -> No
         oracle.put(store, range(0, 9000, 2))
         rows = world.ls()
         oracle.check(store)
+    world.wait_closed()
     wait_settled(world, "db")
     tiers: dict[str, set[str]] = {}
     for row in rows:

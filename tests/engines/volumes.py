@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import time
 from pathlib import Path
 
 from tests.conftest import World
@@ -16,11 +17,13 @@ TIER_OF_LEVEL = {0: "fast", 1: "mid", 2: "mid", 3: "slow", 4: "slow", 5: "slow",
 
 
 def wait_settled(world: World, database: str) -> None:
-    """Until every SST is where its level belongs; each `ls` gives the mover time."""
-    for _ in range(200):
+    """Until every SST is where its level belongs."""
+    deadline = time.monotonic() + 100
+    while time.monotonic() < deadline:
         rows = [row for row in world.ls() if row["role"] == "sst" and row["name"].startswith(database + "/")]
         if all(row["tier"] == TIER_OF_LEVEL[row["level"]] for row in rows):
             return
+        time.sleep(0.05)
     raise AssertionError([(row["name"], row["level"], row["tier"]) for row in rows])
 
 

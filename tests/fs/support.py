@@ -147,8 +147,8 @@ class _CacheStat(ctypes.Structure):
     _fields_ = [(name, ctypes.c_uint64) for name in ("cache", "dirty", "writeback", "evicted", "recently_evicted")]
 
 
-def unwritten_pages(path: Path) -> int:
-    """Pages of a file that are in memory but not yet on the device: cachestat(2), Linux 6.5."""
+def _pages(path: Path) -> _CacheStat:
+    """Pages of a file by their state: cachestat(2), Linux 6.5."""
     libc = ctypes.CDLL(None, use_errno=True)
     found = _CacheStat()
     whole = (ctypes.c_uint64 * 2)(0, 0)
@@ -157,7 +157,18 @@ def unwritten_pages(path: Path) -> int:
             if ctypes.get_errno() == errno.ENOSYS:
                 pytest.skip("this kernel has no cachestat")
             raise OSError(ctypes.get_errno(), "cachestat")
+    return found
+
+
+def unwritten_pages(path: Path) -> int:
+    """Pages of a file that are in memory but not yet on the device."""
+    found = _pages(path)
     return int(found.dirty) + int(found.writeback)
+
+
+def cached_pages(path: Path) -> int:
+    """Pages of a file that are in memory."""
+    return int(_pages(path).cache)
 
 
 def pause() -> None:
@@ -170,7 +181,7 @@ def until(condition: Callable[[], bool]) -> None:
     deadline = time.monotonic() + 30
     while not condition():
         assert time.monotonic() < deadline
-        os.sched_yield()
+        time.sleep(0.001)  # the processor is needed by those who are waited for
 
 
 def freeze(pid: int) -> None:

@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 
+from fusefs.kernel_driver import Inode, KernelDriver
 from keigo.control import ask
 from tests.conftest import MIB, MakeWorld, World
 from tests.fs.support import freeze, until
@@ -113,6 +114,22 @@ def test_a_reader_right_after_the_writer_is_not_pinned(mounted: World) -> None:
             os.close(fd)
 
 
+def test_a_writer_with_another_descriptor_is_waited_for_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A shell that redirects a command's output closes one of two: that looks like a RELEASE on its way."""
+    waited: list[str] = []
+    inode = Inode()
+    inode.passthrough = 1
+    inode.handles = {7: (True, True)}
+    monkeypatch.setattr("fusefs._datapath.flushed", lambda _handle: True)
+    monkeypatch.setattr(inode.changed, "wait_for", lambda *_: waited.append("in vain"))
+    for _ in range(3):
+        KernelDriver._await_release(inode)
+    assert waited == ["in vain"]
+    inode.handles[8] = (True, True)
+    KernelDriver._await_release(inode)
+    assert waited == ["in vain"], "the first one keeps the file in passthrough anyway"
+
+
 def test_a_reader_that_came_before_the_writer_left_is_counted(mounted: World) -> None:
     path = mounted.directory / "000001.sst"
     writer = os.open(path, os.O_WRONLY | os.O_CREAT)
@@ -204,7 +221,7 @@ def test_inodes_are_forgotten(mounted: World) -> None:
         path.write_bytes(b"x")
         path.unlink()
     until(lambda: facts(mounted)["driver_facts"]["inodes"] < 50)
-    assert facts(mounted)["open_files"] == 0
+    mounted.wait_closed()
 
 
 def test_without_passthrough_auto_falls_back(make_world: MakeWorld) -> None:
@@ -256,6 +273,7 @@ def test_a_process_of_another_pid_namespace_has_no_context(mounted: World) -> No
     """Its pid is 0 for us: files are placed by name alone."""
     script = f"open({str(mounted.directory / '000001.sst')!r}, 'wb').write(b'x' * 100)"
     subprocess.run(["unshare", "--pid", "--fork", sys.executable, "-c", script], check=True)
+    mounted.wait_closed()
     (row,) = mounted.ls()
     assert (row["size"], row["level"], row["tier"]) == (100, None, "fast")
 

@@ -19,8 +19,8 @@ def describe(status: os.stat_result) -> dict[str, Any]:
     return found
 
 
-def tree(root: Path) -> dict[str, Any]:
-    """Everything in a directory: attributes, contents, targets, extended attributes, and which names are one file."""
+def tree(root: Path, *, contents: bool = True) -> dict[str, Any]:
+    """Everything in a directory: attributes, targets, which names are one file; contents and extended attributes."""
     found: dict[str, Any] = {}
     same: dict[int, str] = {}
 
@@ -32,9 +32,9 @@ def tree(root: Path) -> dict[str, Any]:
             entry = describe(status) | {"first": same.setdefault(status.st_ino, shown)}
             if stat.S_ISLNK(status.st_mode):
                 entry["target"] = os.readlink(path)
-            else:
+            elif contents:
                 entry["xattrs"] = {name: os.getxattr(path, name) for name in sorted(os.listxattr(path))}
-            if stat.S_ISREG(status.st_mode):
+            if contents and stat.S_ISREG(status.st_mode):
                 entry["contents"] = path.read_bytes()
             found[shown] = entry
             if stat.S_ISDIR(status.st_mode):

@@ -95,6 +95,26 @@ def test_a_large_file_leaves_less_room() -> None:
     assert economics.scarcity(tier(70), size=10) < 1
 
 
+def test_what_lives_long_pays_for_room_that_is_not_scarce_yet() -> None:
+    """Of 10 headrooms of room half a minute's inflow is left: nothing is scarce for so long, then the price holds."""
+    plenty = replace(tier(20_000), capacity=100_000, inflow=400.0)
+    assert economics.scarcity(plenty) == 0
+    assert economics.occupying(40.0, plenty, 0) == 0
+    assert economics.occupying(60.0, plenty, 0) == pytest.approx(10.0)
+
+
+def test_what_lives_long_is_not_kept_out_by_a_moment_without_room() -> None:
+    full = replace(tier(500), capacity=100_000, inflow=400.0)
+    scarce = economics.scarcity(full)
+    assert scarce > 4
+    assert economics.occupying(1.0, full, 0) == pytest.approx(scarce)
+    assert economics.occupying(105.0, full, 0) == pytest.approx(5 * scarce + 100)
+
+
+def test_where_nothing_comes_room_stays_as_it_is() -> None:
+    assert economics.occupying(100.0, replace(tier(20_000), capacity=100_000), 0) == 0
+
+
 def test_headroom_follows_what_comes() -> None:
     assert economics.headroom(tier(inflow=0)) == 20
     assert economics.headroom(tier(inflow=16)) == 80

@@ -9,8 +9,9 @@ import pytest
 from keigo.lsm.roles import IMMUTABLE, Role
 from keigo.lsm.threads import Job
 from keigo.placement.levels import LevelsPolicy
+from keigo.placement.planner import MOST_ALIKE
 from keigo.placement.policy import Bucket, Context, FileState, Move, Policy, TierState
-from tests.placement.support import ListFiles, Unread, sst
+from tests.placement.support import ListFiles, Unread, done, sst
 
 NVMM, NVME, SATA = 0, 1, 2
 PAPER: Sequence[frozenset[int | Literal["wal"]]] = [
@@ -150,6 +151,22 @@ def test_of_full_tiers_only_those_files_are_read_that_may_move() -> None:
 
     files = [sst(1, NVMM, level=0), sst(2, NVME, level=2), sst(3, SATA, level=1), sst(4, SATA, level=6)]
     assert [move.file for move in POLICY.plan(Some(files), tiers(-1, 500, 500))] == [1]
+
+
+def test_of_very_many_alike_a_plan_takes_some_and_the_next_goes_on() -> None:
+    count = 2 * MOST_ALIKE + 100
+    files = ListFiles([sst(number, SATA, level=0, size=1) for number in range(1, count + 1)])
+    states = tiers(10**6, 0, 0, capacity=10**6)
+    moves: list[Move] = []
+    rounds = 0
+    while plan := POLICY.plan(files, states):
+        assert len(plan) <= MOST_ALIKE
+        states = done(files, states, plan)
+        files = files.after(plan)
+        moves += plan
+        rounds += 1
+    assert rounds == 3
+    assert sorted(move.file for move in moves) == list(range(1, count + 1))
 
 
 def test_full_tier_gives_up_what_belongs_below_then_unknown_then_known_the_oldest_first() -> None:

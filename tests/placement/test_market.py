@@ -184,6 +184,17 @@ def test_what_is_rewritten_often_competes_by_its_writes() -> None:
     assert set(left.values()) == {1}
 
 
+def test_what_grows_has_a_price_before_it_is_full() -> None:
+    files = [file(1, 0, level=1, size=300), file(2, 0, level=5, size=300)]
+    states = tiers(files, 1000, 5000)
+    assert [state.price for state in states] == [0, 0]
+    for growth, priced in ((380, False), (600, True)):
+        price, _ = market.prices(volume(files), [replace(states[0], growth=growth), states[1]])
+        assert (price > 0) == priced
+    # What goes does not make up for it: room that comes back is room already.
+    assert market.prices(volume(files), [replace(states[0], growth=-600), states[1]])[0] == 0
+
+
 def test_the_prices_of_two_tiers_stand_together() -> None:
     """Who does not fit on the first competes on the second, and there are more of them than fit."""
     hot = [file(number, 2, heat=-10, size=90) for number in range(11)]

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -146,3 +148,58 @@ def test_links_planted_on_a_tier_lead_nowhere(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="Not a directory|Too many levels"):
         run(Step("two", "unlink", b"link/victim", ident(victim)), trees.roots)
     assert victim.exists()
+
+
+def failing(monkeypatch: pytest.MonkeyPatch, call: str, *numbers: int) -> None:
+    """Calls of os.`call` of these numbers fail, counted from now."""
+    real, calls = getattr(os, call), iter(range(1, 1000))
+
+    def fail(*args: Any, **options: Any) -> Any:
+        if next(calls) in numbers:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return real(*args, **options)
+
+    monkeypatch.setattr(os, call, fail)
+
+
+@pytest.mark.parametrize("numbers", [(1,), (2,), (2, 3)], ids=["contents", "name", "name, and its removal"])
+def test_what_was_refused_is_not_done_by_the_next_mount(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, numbers: tuple[int, ...]
+) -> None:
+    """The caller was told that nothing has changed: so it must be for ever."""
+    trees = Trees(tmp_path)
+    with monkeypatch.context() as patch:
+        failing(patch, "fsync", *numbers)
+        with pytest.raises(OSError, match="Input/output error"):
+            carry_out(trees.log, "key", trees.intent(), trees.roots)
+    trees.log.finish(trees.roots)
+    assert trees.log.pending() == {}
+    assert (tmp_path / "one/a").read_text() == "a"
+
+
+def test_what_could_not_be_removed_is_removed_later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trees = Trees(tmp_path)
+    steps = [
+        Step("one", "rename", b"a", ident(tmp_path / "one/a"), b"b"),
+        Step("two", "unlink", b"b", ident(tmp_path / "two/b")),
+    ]
+    with monkeypatch.context() as patch:
+        failing(patch, "unlink", 1)
+        assert carry_out(trees.log, "key", Intent("a over b", steps), trees.roots) is not None
+    assert (tmp_path / "two/b").exists()
+    os.rename(tmp_path / "one/b", tmp_path / "one/a")  # somebody has changed his mind
+    trees.log.finish(trees.roots)
+    assert not (tmp_path / "two/b").exists()
+    assert (tmp_path / "one/a").read_text() == "a"
+    assert trees.log.pending() == {}
+
+
+def test_what_was_only_not_durable_is_not_done_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trees = Trees(tmp_path)
+    with monkeypatch.context() as patch:
+        failing(patch, "fsync", 3)  # after two for the intent
+        assert carry_out(trees.log, "key", trees.intent(), trees.roots) is not None
+    os.rename(tmp_path / "one/b", tmp_path / "one/a")
+    trees.log.finish(trees.roots)
+    assert (tmp_path / "one/a").read_text() == "a"
+    assert trees.log.pending() == {}

@@ -166,6 +166,14 @@ def test_a_plan_is_carried_out_in_its_order_with_what_is_urgent_first(bed: Bed) 
     assert bed.mover.progress.bytes == 4 * len(DATA)
 
 
+def test_what_is_urgent_waits_for_what_makes_room_for_it(bed: Bed) -> None:
+    """Refused for want of room it would not be tried again for seconds."""
+    a, b, c = (bed.make(number) for number in range(3))
+    bed.plan(bed.down(a), Move(a, MID, SLOW, "test"), bed.down(b, urgent=True), bed.down(c, urgent=True))
+    bed.volume.tiers[MID].promise(bed.volume.tiers[MID].room() - len(DATA) * 3 // 2)
+    assert [request.file for request in bed.mover.plan()] == [b, a, c]
+
+
 def test_of_a_long_plan_only_the_first_moves_are_queued_and_the_next_plan_follows(
     bed: Bed, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -107,8 +107,8 @@ def test_a_copy_rests_as_long_as_the_budget_says(
     pace = Pace(None)
     budget = Budget(CHUNK, (at_source, at_target), spare)
     asking(pace, budget)
-    took = copy(pace, clock, 100 * CHUNK, (reading, writing))
-    assert took == pytest.approx(100 * budget.period((reading, writing)), rel=0.01, abs=1e-3)
+    took = copy(pace, clock, 25 * CHUNK, (reading, writing))
+    assert took == pytest.approx(25 * budget.period((reading, writing)), rel=0.01, abs=1e-3)
 
 
 def test_it_asks_ten_times_a_second_also_while_it_waits(clock: Clock) -> None:

@@ -17,12 +17,12 @@ from keigo.lsm.database import Belief
 from keigo.lsm.pressure import CALM, Pressure
 from keigo.lsm.roles import Role
 from keigo.lsm.threads import Job
-from keigo.placement.heat import HALF_LIFE
 from keigo.placement.history import YOUNG
 from keigo.placement.policy import Choice, Context, Group, TierState
 from keigo.placement.rates import assumed
 from keigo.policies import make_policy
 from keigo.tiers.catalog import ROOT, FileRecord
+from keigo.tiers.flow import LATELY
 from keigo.tiers.migration import migrate
 from keigo.tiers.opening import open_volume
 from keigo.tiers.pace import Pace
@@ -399,11 +399,12 @@ def test_models_of_measured_devices(open_: Open) -> None:
     assert reads == pytest.approx([reads[1] / 4, reads[1], reads[1] * 4])
 
 
-def test_inflow_and_swing(open_: Open) -> None:
+def test_inflow_growth_and_swing(open_: Open) -> None:
     refresh(open_, {})
     file = open_.make(b"000007.sst", at(2), size=30 << 20)
     states = open_.placing.tier_states()
-    assert states[1].inflow == pytest.approx((30 << 20) * 0.693 / HALF_LIFE, rel=0.05)
+    assert states[1].inflow == pytest.approx((30 << 20) * 0.693 / LATELY, rel=0.05)
+    assert [state.growth for state in states] == [0, 30 << 20, 0]
     assert states[0].inflow == 0
     assert [state.swing for state in states] == [0, 0, 0]
     now = time.time()
@@ -412,6 +413,7 @@ def test_inflow_and_swing(open_: Open) -> None:
     assert open_.placing.tier_states()[1].swing == pytest.approx(30 << 20, rel=0.1)
     refresh(open_, {}, now + 59)
     assert open_.placing.tier_states()[1].swing == pytest.approx(30 << 20, rel=0.1)
+    assert open_.placing.tier_states()[1].growth < 10 << 20
     refresh(open_, {}, now + 61)
     assert open_.placing.tier_states()[1].swing < 10 << 20
     assert open_.placing.index.state(file, now) is None

@@ -108,6 +108,8 @@ class DbPaths:
     name: str
     targets: Mapping[str, int] = field(default_factory=dict)
     """Tier -> target size in bytes, where it is not the tier's capacity."""
+    share: float = 1.0
+    """Of each capacity that its target is; RocksDB goes beyond targets while compactions are behind."""
 
     def about(self, tiers: Sequence[TierPlan]) -> str:
         """See Setup."""
@@ -122,7 +124,8 @@ class DbPaths:
         return f"no target size: give tier {sizeless[0]} a capacity" if sizeless else None
 
     def _size(self, tier: Tier | TierPlan) -> int | None:
-        return self.targets.get(tier.name, tier.capacity)
+        size = self.targets.get(tier.name)
+        return size if size is not None or tier.capacity is None else int(self.share * tier.capacity)
 
     def _sized(self, tiers: Sequence[TierPlan]) -> list[tuple[TierPlan, int]]:
         return [(tier, size) for tier in tiers if (size := self._size(tier)) is not None]

@@ -1,0 +1,38 @@
+"""What the kernel driver leaves of a file in memory: one copy at most, the mount's."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from keigo.tiers.fds import Fd, open_direct
+from tests.conftest import MIB, MakeWorld
+from tests.fs.support import cached_pages, until
+
+PAGES = 4 * MIB // 4096
+
+
+@pytest.fixture
+def driver() -> str:
+    """This file is about one driver."""
+    return "kernel"
+
+
+def test_a_written_table_leaves_no_pages_below_the_mount(make_world: MakeWorld) -> None:
+    world = make_world(levels="{fast: [wal], mid: [0, 1, 2, 3], slow: [4]}")
+    if open_direct(Fd(os.open(world.config, os.O_RDONLY))) is None:
+        pytest.skip("no direct I/O here: tables are read by way of these pages")
+    world.mount()
+    path, below = world.directory / "000001.sst", world.tiers["mid"] / "000001.sst"
+    contents = os.urandom(4 * MIB)
+    with path.open("wb", buffering=0) as file:
+        file.write(contents)
+        os.fsync(file.fileno())
+        assert cached_pages(below) == PAGES
+        with path.open("r+b", buffering=0):  # not the last that goes past the daemon
+            pass
+        assert cached_pages(below) == PAGES
+    until(lambda: cached_pages(below) == 0)
+    assert path.read_bytes() == contents
+    assert (cached_pages(path), cached_pages(below)) == (PAGES, 0)
