@@ -19,12 +19,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-import lmdb
 import msgspec
 
 from fusefs.driver import Driver, DriverError
 from fusefs.namespace import Namespace
 from keigo import clock, failpoints, mounts
+from keigo.attempts import Attempts
 from keigo.config import Config, check
 from keigo.control import ControlError, ControlServer, Progress, is_served
 from keigo.devices.load import Counts, Load, LoadMonitor
@@ -282,24 +282,18 @@ class Service:
         ready(self.findings)
 
     def _flush_often(self) -> None:
-        failed = False
+        attempts = Attempts()
         while not self._end_flusher.wait(_FLUSH_EVERY):
-            self.namespace.meter.measure_writers()
-            try:
-                self.volume.flush()
-                failed = False
-            except lmdb.Error as error:
-                if not failed:
-                    log.warning("the catalog cannot be written: %s", error)
-                failed = True
+            attempts.attempt("what the kernel wrote past us is not known", self.namespace.meter.measure_writers)
+            attempts.attempt("the catalog cannot be written", self.volume.flush)
 
     def _sample_often(self) -> None:
         wait = _SAMPLE_EVERY
+        attempts = Attempts()
         while not self._end_flusher.wait(wait):
             began = time.thread_time()
-            with self._sampling:
-                self.load.sample(time.monotonic())
-            self._tell_placing()
+            attempts.attempt("the load of the tiers is not known", self._loads)
+            attempts.attempt("placement goes on with old loads", self._tell_placing)
             # At most 5% of a processor: what is read meanwhile is told at once the next time.
             wait = max(_SAMPLE_EVERY, 20 * (time.thread_time() - began))
 
@@ -309,10 +303,7 @@ class Service:
         placing = self.volume.placing
         for directory, pressure in self.namespace.observer.pressures().items():
             placing.felt(directory, pressure, now)
-        try:
-            placing.refresh(now, self.load.loads(), self.driver.fresh_reads())
-        except OSError as error:  # a tier's device is gone
-            log.warning("placement goes on with the loads of %s: %s", self.load.loads(), error)
+        placing.refresh(now, self.load.loads(), self.driver.fresh_reads())
 
     def _counted(self, tiers: Sequence[str]) -> list[tuple[Counts, Counts]]:
         return [(_counts(reads), _counts(writes)) for reads, writes in self.namespace.meter.traffic(tiers)]

@@ -8,12 +8,17 @@ While a chunk is under way, those who use the device lose, by its model at its p
                     min(1, k) (C / B)^2 / (2 t T(1))    its own direction: small ones wait while the chunk is moved
                     min(1, k') (f(1) - 1)               the other one, k' under way; f is the model's interference
                     min(1, k) (b + C / t - B) / B       either: more is asked than the device can move
+                    min(1, k) SLOWDOWN / RARE           either, where C / B > TAIL max(T(1), slowest)
 
 of their time, where T(k) is the time of 4 KiB among k, t that of a chunk alone, B what the device moves at best, b
 what it moves now. (The second line is the mean rest of a service that is in the way, as in any queue in the order of
 arrival.) A thread that waits for the device all the time (k = 1) counts in full, one that does so for a tenth of its
-time for a tenth. What others lose by the copy is to stay within SLOWDOWN, so from the beginning of one chunk, whose
-legs took the times x, to that of the next there pass at least
+time for a tenth. The last line is for those who are unlucky: the mean says nothing of them. Who comes while a chunk is
+moved waits for up to C / B; where that is more than a part of what their request takes anyway (or one of the slowest
+device that is read: the database's slowest requests are those), no more than RARE of them may come then.
+
+What others lose by the copy is to stay within SLOWDOWN, so from the beginning of one chunk, whose legs took the times
+x, to that of the next there pass at least
 
     period  = max(sum x, sum (x loss) / SLOWDOWN) / (1 - level0)
 
@@ -42,6 +47,11 @@ if TYPE_CHECKING:
 
 SLOWDOWN: Final = 0.1
 """Of the time of those who use a device, the share that a copy may cost them."""
+TAIL: Final = 1 / 3
+"""Of the time of a small request alone, what may be added to it without being seen among the slowest of them: the 99th
+percentile of a device in use is further from its mean than that."""
+RARE: Final = 0.01
+"""Share of requests beyond those that a 99th percentile is of."""
 CHUNKS: Final = (256 << 10, 128 << 10, 64 << 10, 32 << 10, 16 << 10)
 """Bytes of a request of a copy. On a virtio disk, a copy in direct I/O by chunks of 256 KiB has 80% of the speed that
 chunks of 1 MiB have, and one reader of 4 KiB beside it a p99 of 0.5 ms, not 1.1 ms (0.2 ms without a copy). Below the
@@ -77,6 +87,19 @@ class Leg:
     model: DeviceModel
     use: Use
     direction: Direction
+    slowest: float = 0.0
+    """Seconds of a small read of the slowest device that others read: see `slowest_read`."""
+
+
+def slowest_read(models: Sequence[DeviceModel], uses: Sequence[Use]) -> float:
+    """Seconds of a small read alone, of the slowest of these devices that more than RARE of all reads go to.
+
+    The slowest of a database's requests are those; what is added to a request of a faster device is not seen there.
+    0 where nobody reads.
+    """
+    times = [model.request_time("read", 1, SMALL_BLOCK) for model in models]
+    rates = [use.read_k / time for use, time in zip(uses, times, strict=True)]
+    return max((time for time, rate in zip(times, rates, strict=True) if rate > RARE * sum(rates)), default=0.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +166,19 @@ def _loss(leg: Leg, chunk: int) -> float:
     moving = chunk / _peak(leg.model, leg.direction)
     queued = moving**2 / (2 * alone * own.request_time(1, SMALL_BLOCK))
     asked = max(0.0, _busy(leg) + moving / alone - 1)
-    return max(0.0, min(1.0, k) * max(crowded, queued, asked), min(1.0, other_k) * max(disturbed, asked))
+    small, other_small = (
+        max(leg.slowest, leg.model.request_time(way, 1, SMALL_BLOCK)) for way in (leg.direction, other)
+    )
+    return max(
+        0.0,
+        min(1.0, k) * max(crowded, queued, asked, _unlucky(moving, small)),
+        min(1.0, other_k) * max(disturbed, asked, _unlucky(moving, other_small)),
+    )
+
+
+def _unlucky(moving: float, small: float) -> float:
+    """What bounds the share of those who wait for a whole chunk, of `moving` seconds, before their `small` request."""
+    return SLOWDOWN / RARE if moving > TAIL * small else 0.0
 
 
 def _busy(leg: Leg) -> float:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Final
 
 from keigo.devices.load import Load, Smoothed
-from keigo.placement.budget import CHUNKS, IDLE, Budget, Leg, Use
+from keigo.placement.budget import CHUNKS, IDLE, Budget, Leg, Use, slowest_read
 from keigo.tiers.tier import Tier
 
 if TYPE_CHECKING:
@@ -125,7 +125,9 @@ class OthersUse:
         if loads is not self._seen:
             self._fold(now)
             self._seen = loads
-        return [Leg(models[tier.index], self._use(tier.index, loads), direction) for tier, direction in stage]
+        uses = [self._use(index, loads) for index in range(len(models))]
+        slowest = slowest_read(models, uses)
+        return [Leg(models[tier.index], uses[tier.index], direction, slowest) for tier, direction in stage]
 
     def _fold(self, now: float) -> None:
         """A window of the loads has ended: average what the copies did in it."""

@@ -428,8 +428,8 @@ class Volume:
         self.placing.written(file, known.tier.index, space - record.space)
         known.size, known.space, known.promised = status.st_size, space, 0
         known.revision += 1
-        if (record.size, record.mtime_ns) != (status.st_size, status.st_mtime_ns):
-            record.checksum = None
+        # Whoever had it open may have set the old time again: neither size nor time tells that nothing was written.
+        record.checksum = None
         record.size, record.space, record.mtime_ns = status.st_size, space, status.st_mtime_ns
         if record.links:
             self.catalog.put_file(file, record)

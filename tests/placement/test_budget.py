@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from keigo.devices.model import CostModel, DeviceModel, Form, Interference
 from keigo.lsm.pressure import CALM, Pressure
-from keigo.placement.budget import CHUNKS, IDLE, SLOWDOWN, Budget, Leg, Use, budget, predicted
+from keigo.placement.budget import CHUNKS, IDLE, RARE, SLOWDOWN, TAIL, Budget, Leg, Use, budget, predicted, slowest_read
 from keigo.placement.rates import assumed
 from tests.devices.synthetic import synthetic_profile
 
@@ -52,7 +52,11 @@ DEVICES = st.one_of(
 KS = st.floats(0, 200) | st.sampled_from([0.0, 1.0, 2.0])
 BANDWIDTHS = st.floats(0, 1e10)
 USES = st.builds(Use, KS, KS, BANDWIDTHS, BANDWIDTHS)
-LEGS = st.lists(st.builds(Leg, DEVICES, USES, st.sampled_from(["read", "write"])), min_size=1, max_size=2)
+LEGS = st.lists(
+    st.builds(Leg, DEVICES, USES, st.sampled_from(["read", "write"]), st.sampled_from([0.0, 1e-4, 1e-2])),
+    min_size=1,
+    max_size=2,
+)
 PRESSURES = st.builds(Pressure, st.floats(0, 1))
 
 
@@ -127,8 +131,44 @@ def test_parallel_devices_have_room_below_their_saturation() -> None:
 
 
 def test_small_chunks_where_somebody_would_wait_behind_large_ones() -> None:
-    idle, busy = (budget(copy(assumed(0), assumed(1), Use(read_k=k)), CALM).chunk for k in (0, 1))
-    assert (idle, busy) == (256 << 10, 32 << 10)
+    uses = (Use(), Use(read_k=1.0))
+    idle, busy = (budget(copy(MODELS["nvme"], MODELS["sata"], use, use), CALM).chunk for use in uses)
+    assert (idle, busy) == (256 << 10, 16 << 10)
+
+
+@given(LEGS, PRESSURES)
+def test_who_waits_for_a_whole_chunk_is_rare_or_waits_shortly(legs: list[Leg], pressure: Pressure) -> None:
+    given = budget(legs, pressure)
+    times = [1e-3] * len(legs)
+    period = given.period(times)
+    for leg, time in zip(legs, times, strict=True):
+        for direction, k in (("read", leg.use.read_k), ("write", leg.use.write_k)):
+            cost = leg.model.cost(leg.direction, "sequential")
+            moving = given.chunk / max(n * CHUNKS[0] / cost.request_time(n, CHUNKS[0]) for n in cost.ks)
+            small = leg.model.request_time(direction, 1, 4096)  # type: ignore[arg-type]
+            assert (
+                moving <= TAIL * max(small, leg.slowest) * A_BIT_MORE
+                or min(1.0, k) * time / period <= RARE * A_BIT_MORE
+            )
+
+
+def test_the_slowest_reads_are_those_of_the_slowest_device_that_is_read_at_all() -> None:
+    models = [MODELS["nvmm"], MODELS["nvme"], MODELS["hdd"]]
+    alone = [model.request_time("read", 1, 4096) for model in models]
+    assert slowest_read(models, [IDLE] * 3) == 0
+    assert slowest_read(models, [Use(read_k=1.0), IDLE, IDLE]) == alone[0]
+    rates = [10_000.0, 500.0, 50.0]
+    uses = [Use(read_k=rate * time) for rate, time in zip(rates, alone, strict=True)]
+    assert slowest_read(models, uses) == alone[1]  # one read in 200 of the disk is not among the slowest hundredth
+    assert slowest_read(models, [*uses[:2], Use(read_k=4 * uses[2].read_k)]) == alone[2]
+
+
+def test_a_copy_between_fast_devices_is_hidden_by_reads_of_a_slow_one() -> None:
+    seen, hidden = (
+        [Leg(MODELS["nvmm"], Use(read_k=0.5), "read", slow), Leg(MODELS["nvme"], Use(read_k=0.5), "write", slow)]
+        for slow in (0.0, MODELS["hdd"].request_time("read", 1, 4096))
+    )
+    assert speed(hidden) > 5 * speed(seen)
 
 
 def test_a_thread_that_seldom_waits_for_the_device_hardly_counts() -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from fusefs.namespace import Caller, Namespace
+from fusefs.namespace import Caller, Changes, Namespace
 from keigo import failpoints
 from keigo.config import load
 from keigo.lsm.pressure import CALM, Pressure
@@ -255,6 +255,19 @@ def test_a_paused_copy_does_not_hold_up_the_end(bed: Bed, monkeypatch: pytest.Mo
     bed.on_chunk = lambda: None
     bed.mover.resume()
     bed.wait(lambda: bed.mover.progress.done == 1)
+
+
+def test_a_file_rewritten_in_place_with_its_old_time_is_not_taken_for_damaged(bed: Bed) -> None:
+    """As `rsync --inplace -t` does: the time is set before the file is closed."""
+    file = bed.make(1)
+    migrate(bed.volume, file, bed.volume.tiers[MID], "test", Pace(None))
+    before = bed.names.getattr(file).mtime_ns
+    handle = bed.names.open(file, os.O_RDWR)
+    bed.names.write(handle, 0, b"other bytes")
+    bed.names.setattr(file, Changes(mtime_ns=before), handle)
+    bed.names.release(handle)
+    migrate(bed.volume, file, bed.volume.tiers[SLOW], "test", Pace(None))
+    assert (bed.tiers["slow"] / "000001.sst").read_bytes() == b"other bytes" + DATA[11:]
 
 
 def test_what_a_compaction_reads_is_left_alone(bed: Bed) -> None:
