@@ -12,11 +12,13 @@ from pathlib import Path
 import pytest
 
 from keigo.lsm.roles import file_number
+from tests.background import open_files
 from tests.conftest import MakeWorld, World
 from tests.engines.oracles import Placed, by_ldb, by_manifest, tables_of
 from tests.engines.processes import OpenStore, Oracle
 from tests.engines.stores import ENGINES
 from tests.engines.volumes import wait_settled
+from tests.fs.support import until
 
 ROOMY = {"fast": "64MiB", "mid": "64MiB"}
 LEVELS = "{fast: [wal, 0], mid: [1, 2], slow: [3, 4, 5, 6]}"
@@ -219,8 +221,7 @@ def test_a_manifest_of_garbage_harms_nobody(make_world: MakeWorld, open_store: O
 
 def descriptors_of_the_dead(world: World) -> list[str]:
     """Files without a name that the daemon still holds open."""
-    found = Path(f"/proc/{world.status()['pid']}/fd")
-    return [link for fd in found.iterdir() if (link := os.readlink(fd)).endswith(" (deleted)")]
+    return [path for path in open_files(world.pids[-1]) if path.endswith(" (deleted)")]
 
 
 def test_databases_that_come_and_go_leave_nothing_behind(make_world: MakeWorld) -> None:
@@ -235,7 +236,7 @@ def test_databases_that_come_and_go_leave_nothing_behind(make_world: MakeWorld) 
         (path / "000002.sst").write_bytes(b"x")
         shutil.rmtree(path)
     world.wait_closed()
-    assert descriptors_of_the_dead(world) == []
+    until(lambda: descriptors_of_the_dead(world) == [])
     assert world.ls() == []
 
 

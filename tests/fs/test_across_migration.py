@@ -19,7 +19,7 @@ from keigo.tiers.fds import Fd, open_direct
 from keigo.tiers.migration import migrate
 from keigo.tiers.opening import open_volume
 from keigo.tiers.pace import Pace
-from tests.background import Migrating
+from tests.background import Migrating, open_files
 from tests.conftest import MIB, World
 from tests.fs.support import Area, opened
 
@@ -86,8 +86,7 @@ def test_an_open_reader_reads_on_from_the_new_home(area: Area, table: Path, data
             assert buffer[:] == data[number * MIB : (number + 1) * MIB]
             assert os.fstat(fd).st_ino == table.stat().st_ino
         # The old copies are gone, not only unlinked: the daemon holds none of them open.
-        links = Path(f"/proc/{area.world.pids[-1]}/fd").iterdir()
-        held = [path for path in (os.readlink(link) for link in links if link.is_symlink()) if NAME in path]
+        held = [path for path in open_files(area.world.pids[-1]) if NAME in path]
         assert held
         assert {path for path in held if path != str(area.on("mid", NAME))} == set()
 

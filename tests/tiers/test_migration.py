@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from keigo.control import ask, request
-from tests.background import Migrating
+from tests.background import Migrating, open_files
 from tests.conftest import MIB, MakeWorld, World
 
 DATA = os.urandom(4 * MIB + 5)
@@ -164,8 +164,8 @@ def test_space_of_the_source_is_freed_under_an_open_reader(mounted: World) -> No
         mounted.keigo("migrate", mounted.directory, "*.sst", "mid")
         assert not (mounted.tiers["fast"] / "000001.sst").exists()
         pid = mounted.status()["pid"]
-        open_files = [os.readlink(f"/proc/{pid}/fd/{n}") for n in os.listdir(f"/proc/{pid}/fd")]
-        assert not any("(deleted)" in name and name.startswith(str(mounted.tiers["fast"])) for name in open_files)
+        fast = str(mounted.tiers["fast"])
+        assert not any("(deleted)" in name and name.startswith(fast) for name in open_files(pid))
     finally:
         os.close(fd)
 
