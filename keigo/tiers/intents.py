@@ -110,7 +110,11 @@ class _Left:
 class IntentLog:
     """The intents of a volume. Calls for different intents may come from several threads.
 
-    `leave` and `finish` are called under `Volume.lock`.
+    `leave` and `finish` are called under `Volume.lock`, but for what `begin` leaves: one store into the table, of a key
+    that only its own thread uses.
+
+    `finish` syncs anew what an earlier fsync failed for. That failure was told; a journal that could not be written
+    does not come back by itself (ext4, xfs), so that the second one succeeds only where nothing was lost.
     """
 
     def __init__(self, state: Fd) -> None:
