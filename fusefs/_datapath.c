@@ -36,6 +36,8 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "../keigo/cache/chunks.h"
+
 #define MAX_HANDLES (1u << 20)
 #define BUFFER_SIZE ((1u << 20) + 8192) /* max_write of 1 MiB and its headers */
 #define ALIGNMENT 4096
@@ -55,6 +57,9 @@ struct slot {
     uint64_t node;
     _Atomic uint64_t reads[CLASSES];
     _Atomic uint64_t bytes[CLASSES];
+    _Atomic(struct chunks *) chunks; /* which parts are cached; NULL: none ever; a reference */
+    _Atomic uint64_t home_reads;     /* of the foreground, that did not come from the cache as a whole */
+    _Atomic uint64_t home_bytes;
     uint64_t told_reads, told_bytes; /* of the foreground, that `fresh` or `clear` returned; under the GIL */
 };
 
@@ -70,7 +75,9 @@ static struct tally tallies[MAX_TIERS];
 static _Atomic uint64_t classes[CLASS_SLOTS]; /* tid:32 class:8 until (seconds, low 24 bits):24 */
 static _Atomic int waiting; /* workers in read(2) on the device */
 static int starved = -1;    /* an eventfd */
+static unsigned cache_tier; /* which has the shadows */
 static PyObject *classify;                    /* callable: tid -> class */
+static PyTypeObject *chunks_type;
 
 struct buffers {
     char *in;
@@ -187,13 +194,14 @@ static uint64_t monotonic(void)
     return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
 }
 
-/* read_slot, counted for the slot's tier. */
-static ssize_t read_counted(struct slot *slot, char *to, size_t size, uint64_t offset)
+/* Read at the slot's home, or from the shadow of `from`, counted for the tier. */
+static ssize_t read_counted(void *of, struct chunks *from, char *to, size_t size, size_t room, uint64_t offset)
 {
-    struct tally *tally = &tallies[atomic_load_explicit(&slot->tier, memory_order_relaxed)];
+    struct slot *slot = of;
+    struct tally *tally = &tallies[from ? cache_tier : atomic_load_explicit(&slot->tier, memory_order_relaxed)];
     atomic_fetch_add_explicit(&tally->under_way, 1, memory_order_relaxed);
     uint64_t began = monotonic();
-    ssize_t got = read_slot(slot, to, size, offset);
+    ssize_t got = from ? chunks_read_shadow(from, to, size, room, offset) : read_slot(slot, to, size, offset);
     int error = errno;
     atomic_fetch_add_explicit(&tally->nanoseconds, monotonic() - began, memory_order_relaxed);
     atomic_fetch_add_explicit(&tally->bytes, got > 0 ? (uint64_t)got : 0, memory_order_relaxed);
@@ -223,7 +231,10 @@ static int serve(int device, const struct fuse_in_header *head, size_t length, P
         const struct fuse_read_in *in = body;
         if (rest < sizeof *in || in->size > BUFFER_SIZE || !(slot = slot_of(in->fh)))
             return 0;
-        ssize_t got = read_counted(slot, mine.out, in->size, in->offset);
+        struct chunks *chunks = atomic_load_explicit(&slot->chunks, memory_order_acquire);
+        size_t served = 0;
+        ssize_t got = chunks ? chunks_read(chunks, read_counted, slot, mine.out, in->size, in->offset, &served, saved)
+                             : read_counted(slot, NULL, mine.out, in->size, in->size, in->offset);
         if (got < 0) {
             answer(device, head->unique, errno, NULL, 0);
             return 1;
@@ -232,8 +243,17 @@ static int serve(int device, const struct fuse_in_header *head, size_t length, P
         unsigned kind = class_of(head->pid, saved);
         atomic_fetch_add_explicit(&slot->reads[kind], 1, memory_order_relaxed);
         atomic_fetch_add_explicit(&slot->bytes[kind], (uint64_t)got, memory_order_relaxed);
-        if (kind == FOREGROUND)
-            touch(in->fh);
+        if (chunks)
+            chunks_count(chunks, (size_t)got, served);
+        if (kind == FOREGROUND) {
+            if (chunks)
+                chunks_warm(chunks, in->offset, (size_t)got, served);
+            if (!served || served < (size_t)got) {
+                atomic_fetch_add_explicit(&slot->home_reads, 1, memory_order_relaxed);
+                atomic_fetch_add_explicit(&slot->home_bytes, (uint64_t)got - served, memory_order_relaxed);
+                touch(in->fh);
+            }
+        }
         answer(device, head->unique, 0, mine.out, (size_t)got);
         return 1;
     }
@@ -336,7 +356,7 @@ static PyObject *datapath_set(PyObject *module, PyObject *args)
         atomic_store_explicit(&slot->reads[kind], 0, memory_order_relaxed);
         atomic_store_explicit(&slot->bytes[kind], 0, memory_order_relaxed);
     }
-    slot->told_reads = slot->told_bytes = 0;
+    slot->home_reads = slot->home_bytes = slot->told_reads = slot->told_bytes = 0;
     slot->node = node;
     atomic_store_explicit(&slot->state, 0, memory_order_relaxed);
     atomic_store_explicit(&slot->tier, tier, memory_order_relaxed);
@@ -358,10 +378,41 @@ static PyObject *datapath_move(PyObject *module, PyObject *args)
     Py_RETURN_NONE;
 }
 
-/* What a slot has counted of the foreground since last asked: (reads, bytes), before them the node if wanted. */
+/* A chunks object, or NULL with an exception. */
+static struct chunks *chunks_argument(PyObject *object)
+{
+    if (PyObject_TypeCheck(object, chunks_type))
+        return (struct chunks *)object;
+    PyErr_SetString(PyExc_TypeError, "not chunks");
+    return NULL;
+}
+
+static PyObject *datapath_attach(PyObject *module, PyObject *args)
+{
+    unsigned long long handle;
+    PyObject *object;
+    if (!PyArg_ParseTuple(args, "KO", &handle, &object))
+        return NULL;
+    struct slot *slot = slot_argument(handle);
+    struct chunks *chunks = slot ? chunks_argument(object) : NULL;
+    if (!chunks)
+        return NULL;
+    struct chunks *known = atomic_load(&slot->chunks);
+    if (known == chunks)
+        Py_RETURN_NONE;
+    if (known) {
+        PyErr_SetString(PyExc_ValueError, "the slot has other chunks");
+        return NULL;
+    }
+    Py_INCREF(object);
+    atomic_store_explicit(&slot->chunks, chunks, memory_order_release);
+    Py_RETURN_NONE;
+}
+
+/* What a slot has counted at home of the foreground since last asked: (reads, bytes), before them the node if wanted. */
 static PyObject *tell(struct slot *slot, int with_node)
 {
-    uint64_t reads = atomic_load(&slot->reads[FOREGROUND]), bytes = atomic_load(&slot->bytes[FOREGROUND]);
+    uint64_t reads = atomic_load(&slot->home_reads), bytes = atomic_load(&slot->home_bytes);
     unsigned long long more = reads - slot->told_reads, more_bytes = bytes - slot->told_bytes;
     slot->told_reads = reads;
     slot->told_bytes = bytes;
@@ -379,6 +430,8 @@ static PyObject *datapath_clear(PyObject *module, PyObject *args)
     if (!slot)
         return NULL;
     atomic_store_explicit(&slot->fd, 0, memory_order_release);
+    struct chunks *chunks = atomic_exchange(&slot->chunks, NULL);
+    Py_XDECREF((PyObject *)chunks);
     atomic_fetch_and(&touched[handle / 64], ~((uint64_t)1 << handle % 64));
     return tell(slot, 0);
 }
@@ -450,6 +503,15 @@ static PyObject *datapath_tally(PyObject *module, PyObject *args)
                          (unsigned long long)atomic_load(&tally->nanoseconds), atomic_load(&tally->under_way));
 }
 
+static PyObject *datapath_set_cache_tier(PyObject *module, PyObject *args)
+{
+    unsigned int tier;
+    if (!PyArg_ParseTuple(args, "I", &tier) || !tier_is_valid(tier))
+        return NULL;
+    cache_tier = tier;
+    Py_RETURN_NONE;
+}
+
 static PyObject *datapath_set_starved(PyObject *module, PyObject *args)
 {
     if (!PyArg_ParseTuple(args, "i", &starved))
@@ -480,11 +542,14 @@ static PyMethodDef methods[] = {
     {"next", datapath_next, METH_VARARGS, "Serve requests of a device until one is for Python; returns it, or None to end."},
     {"set", datapath_set, METH_VARARGS, "Let the data path serve a handle by these descriptors."},
     {"move", datapath_move, METH_VARARGS, "Count a handle's reads for another tier from now on."},
-    {"clear", datapath_clear, METH_VARARGS, "End what set began; returns (reads, bytes) of the foreground not told yet."},
-    {"fresh", datapath_fresh, METH_NOARGS, "[(node, reads, bytes)] of the foreground since last asked, by handle."},
+    {"attach", datapath_attach, METH_VARARGS, "Read a handle's file by these chunks, too, until it is cleared."},
+    {"clear", datapath_clear, METH_VARARGS, "End what set began; returns what `fresh` would say of it: (reads, bytes)."},
+    {"fresh", datapath_fresh, METH_NOARGS,
+     "[(node, reads, bytes)] of the foreground, not from the cache, since last asked, by handle."},
     {"flushed", datapath_flushed, METH_VARARGS, "Whether a descriptor of the handle has been closed."},
     {"counts", datapath_counts, METH_VARARGS, "(reads, bytes) of a handle for each class of thread."},
     {"tally", datapath_tally, METH_VARARGS, "(reads, bytes, nanoseconds, under way) of all handles of a tier so far."},
+    {"set_cache_tier", datapath_set_cache_tier, METH_VARARGS, "Count reads of shadows for this tier."},
     {"set_starved", datapath_set_starved, METH_VARARGS, "Set the eventfd that tells that no worker waits for requests."},
     {"forget", datapath_forget, METH_VARARGS, "Forget the class of a thread."},
     {"set_classifier", datapath_set_classifier, METH_O, "Set the function that tells a thread's class by its tid."},
@@ -495,6 +560,11 @@ static struct PyModuleDef definition = {PyModuleDef_HEAD_INIT, "_datapath", NULL
 
 PyMODINIT_FUNC PyInit__datapath(void)
 {
+    PyObject *cache = PyImport_ImportModule("keigo.cache._chunks");
+    chunks_type = cache ? (PyTypeObject *)PyObject_GetAttrString(cache, "Chunks") : NULL;
+    Py_XDECREF(cache);
+    if (!chunks_type)
+        return NULL;
     /* Address space only: a page is used when a handle in it is. */
     slots = calloc(MAX_HANDLES, sizeof *slots);
     if (!slots)

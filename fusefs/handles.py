@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import os
+from typing import TYPE_CHECKING
 
 from keigo.lsm.roles import Role
 from keigo.tiers.catalog import Entry
 from keigo.tiers.fds import Fd
+
+if TYPE_CHECKING:
+    from keigo.cache._chunks import Chunks
 
 
 class Handle:
@@ -15,7 +19,7 @@ class Handle:
     So a read under way ends on the old file, the next one is on the new, and nobody waits for anybody.
     """
 
-    __slots__ = ("direct", "file", "flags", "node", "number", "role")
+    __slots__ = ("chunks", "direct", "file", "flags", "node", "number", "role")
 
     def __init__(self, number: int, node: int, file: Fd, flags: int, role: Role) -> None:
         self.number = number
@@ -23,6 +27,8 @@ class Handle:
         self.file = file
         self.direct: Fd | None = None
         """A second descriptor with O_DIRECT, where a driver asked for one."""
+        self.chunks: Chunks | None = None
+        """Which parts of the file are cached; None: none ever through this handle, as things are."""
         self.flags = flags
         self.role = role
         """What the file was when it was opened."""

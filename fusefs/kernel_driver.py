@@ -224,7 +224,9 @@ class KernelDriver:
             raise
         namespace.meter.writes_are_timed = False
         namespace.meter.read_elsewhere = lambda tier: Moved(*_datapath.tally(tier))
-        namespace.rehomed = _rehome
+        namespace.rehomed = self._rehome
+        if namespace.cache is not None:
+            _datapath.set_cache_tier(namespace.cache.tier.index)
 
     def _negotiate(self) -> None:
         """Answer INIT, the kernel's first request. Raises DriverError where the kernel has no passthrough."""
@@ -436,6 +438,9 @@ class KernelDriver:
             with self._namespace.volume.lock:  # a migration sets the tier under it, too
                 tier = self._namespace.volume.open_files[node].tier
                 _datapath.set(handle, file.fd, direct, tier.index, node)
+                chunks = None if bypass else self._namespace.chunks_of(handle)
+                if chunks is not None:
+                    _datapath.attach(handle, chunks)
         if bypass:
             assert inode.backing is not None  # noqa: S101
             inode.passthrough += 1
@@ -449,6 +454,15 @@ class KernelDriver:
         keep = 0 if inode.stale else abi.FOPEN_KEEP_CACHE
         inode.stale = False
         return abi.OPEN_OUT.pack(handle, keep, 0)
+
+    def _rehome(self, handle: int, tier: int) -> None:
+        """A handle's file has migrated. `Volume.lock` is held."""
+        if handle >= _datapath.MAX_HANDLES:
+            return
+        _datapath.move(handle, tier)
+        chunks = self._namespace.chunks_of(handle)
+        if chunks is not None:
+            _datapath.attach(handle, chunks)
 
     def _backing_open(self, fd: int) -> int | None:
         """Register a file with the kernel; None where it refuses (then the file is mediated)."""
@@ -730,11 +744,6 @@ def _drop_pages(file: Fd) -> None:
     """
     if open_direct(file) is not None:
         os.posix_fadvise(file.fd, 0, 0, os.POSIX_FADV_DONTNEED)
-
-
-def _rehome(handle: int, tier: int) -> None:
-    if handle < _datapath.MAX_HANDLES:
-        _datapath.move(handle, tier)
 
 
 def _add_reads(found: dict[int, tuple[int, int]], node: int, reads: int, size: int) -> None:

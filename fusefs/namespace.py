@@ -33,6 +33,8 @@ from keigo.tiers.volume import Volume
 
 if TYPE_CHECKING:
     from fusefs.io_priority import IoPriority
+    from keigo.cache._chunks import Chunks
+    from keigo.cache.cache import Cache
 
 NAME_MAX: Final = 255
 ROOT_ID: Final = ROOT
@@ -108,7 +110,9 @@ class Namespace:
         self.works_at: Callable[[int, Job | None], None] = lambda _thread, _job: None
         """Tells a driver that a thread works at a job that its name does not tell; None: at none any more."""
         self.rehomed: Callable[[int, int], None] = lambda _handle, _tier: None
-        """Tells a driver the new tier of a handle."""
+        """Tells a driver the new tier of a handle, which may have got its chunks, too."""
+        self.cache: Cache | None = None
+        """Has copies of what is read of slow tiers; None: nobody has."""
         self.io_priority: IoPriority | None = None
         """Lowers the I/O priority of threads that work in the background; None: all keep theirs."""
         volume.reopen = self._reopen
@@ -393,7 +397,14 @@ class Namespace:
         handle = Handle(number, node, file, flags, self.volume.record(node).role)
         self._handles[handle.number] = handle
         self._by_node.setdefault(node, set()).add(handle)
+        self._find_chunks(handle)
         return handle.number
+
+    def _find_chunks(self, handle: Handle) -> None:
+        """Give a handle that only reads its file's chunks, if it may have some at its home. The lock is held."""
+        if self.cache is None or handle.chunks is not None or handle.writes or handle.role not in IMMUTABLE:
+            return
+        handle.chunks = self.cache.chunks_for(handle.node, os.fstat(handle.file.fd).st_size)
 
     def _reopen(self, node: int) -> None:
         """Move all handles of a node to its new home, or none. The lock is held."""
@@ -413,6 +424,7 @@ class Namespace:
             os.dup2(file.fd, handle.file.fd, inheritable=False)
             if handle.direct is not None and other is not None:
                 os.dup2(other.fd, handle.direct.fd, inheritable=False)
+            self._find_chunks(handle)
             self.rehomed(handle.number, home)
 
     def may_bypass(self, node: int) -> bool:
@@ -434,6 +446,10 @@ class Namespace:
         """What the file of a handle was when it was opened."""
         return self._handles[handle].role
 
+    def chunks_of(self, handle: int) -> Chunks | None:
+        """Which parts of a handle's file are cached."""
+        return self._handles[handle].chunks
+
     def direct_of(self, handle: int) -> int:
         """A descriptor of an immutable file for reads past the page cache; -1 where there is none.
 
@@ -454,6 +470,8 @@ class Namespace:
     def read(self, handle: int, offset: int, size: int) -> bytes:
         """Read up to `size` bytes; fewer only at the end of the file."""
         opened = self._handles[handle]
+        if opened.chunks is not None:
+            return self.read_cached(handle, offset, size)[0]
         flow = self._traffic_of(opened).reads
         data = b""
         began = flow.begin()
@@ -467,6 +485,24 @@ class Namespace:
         finally:
             flow.end(began, len(data))
         return data
+
+    def read_cached(self, handle: int, offset: int, size: int) -> tuple[bytes, int]:
+        """Like `read`, of a handle with chunks; also how many of the bytes were cached."""
+        opened = self._handles[handle]
+        assert opened.chunks is not None  # noqa: S101
+        assert self.cache is not None  # noqa: S101
+        home, cached = self._traffic_of(opened).reads, self.cache.tier.traffic.reads
+        data, served = b"", 0
+        began = home.begin()
+        try:
+            data, served = opened.chunks.read(opened.file.fd, size, offset)
+        finally:
+            if served == len(data) and served:
+                home.end_elsewhere(cached, began, served)
+            else:
+                home.end(began, len(data) - served)
+                cached.add(served)
+        return data, served
 
     def read_nowait(self, handle: int, offset: int, size: int) -> bytes | None:
         """Like `read`, but None where it would have to wait for a device."""

@@ -14,7 +14,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Sequence
-from typing import Final, ParamSpec, TypeVar, cast
+from typing import TYPE_CHECKING, Final, ParamSpec, TypeVar, cast
 
 import pyfuse3
 import trio
@@ -39,6 +39,9 @@ from fusefs.namespace import Attributes, Caller, Changes, Namespace
 from fusefs.reading_threads import ReadingThreads
 from keigo.lsm.roles import IMMUTABLE
 from keigo.lsm.threads import Job, process_of_thread
+
+if TYPE_CHECKING:
+    from keigo.cache._chunks import Chunks
 
 log = logging.getLogger(__name__)
 
@@ -226,27 +229,37 @@ class Operations(pyfuse3.Operations):
 
     async def read(self, fh: FileHandleT, off: int, size: int) -> bytes:
         """Read, in the loop when the bytes are in memory."""
+        chunks = self._namespace.chunks_of(fh)
+        if chunks is not None:  # it waits for one device or the other, as a rule
+            found, served = await self._call(self._namespace.read_cached, fh, off, size)
+        else:
+            found, served = await self._read_home(fh, off, size), 0
+        if fh in self._opened:
+            self._count(fh, off, len(found), chunks, served)
+        return found
+
+    async def _read_home(self, fh: FileHandleT, off: int, size: int) -> bytes:
         try:
             found = self._namespace.read_nowait(fh, off, size)
         except Exception as error:  # noqa: BLE001  whatever it is must be answered; defects are logged there
             raise _answer(error, "read") from None
-        if found is None:
-            found = await self._call(self._namespace.read, fh, off, size)
-        if fh in self._opened:
-            self._count(fh, off, len(found))
-        return found
+        return await self._call(self._namespace.read, fh, off, size) if found is None else found
 
-    def _count(self, fh: int, off: int, size: int) -> None:
+    def _count(self, fh: int, off: int, size: int, chunks: Chunks | None, served: int) -> None:
         """Before the answer: the reader still waits for it."""
         node, process = self._opened[fh]
         job = self._threads.job_of_reader(process, node, off, size)
         counts = self.reads.setdefault(node, {})
         number, total = counts.get(job.value, (0, 0))
         counts[job.value] = number + 1, total + size
-        if job is Job.FOREGROUND:
+        if job is not Job.FOREGROUND:
+            return
+        if chunks is not None:
+            chunks.warm(off, size, served)
+        if not served or served < size:
             with self._fresh_lock:
                 number, total = self._fresh.get(node, (0, 0))
-                self._fresh[node] = number + 1, total + size
+                self._fresh[node] = number + 1, total + size - served
 
     async def write(self, fh: FileHandleT, off: int, buf: bytes) -> int:
         """Write; in the loop when it is small and only goes to memory."""

@@ -19,6 +19,7 @@ from keigo.errors import KeigoError
 from keigo.observe import tables
 from keigo.observe.explain_table import explain_table
 from keigo.observe.lsm_table import trees_table
+from keigo.units import format_size
 
 # What serves or opens a volume (FUSE, LMDB, trio) is imported by the commands that do: it would triple the time of
 # a `keigo status`.
@@ -299,6 +300,28 @@ def migrate(directory: Path, pattern: str, tier: str, as_json: bool) -> None:
     # Being there already is no failure, unless all were: then the command did nothing.
     if not result["moved"] or any("already" not in why for why in result["skipped"].values()):
         sys.exit(1)
+
+
+@main.command()
+@directory_argument
+@click.argument("what", type=click.Choice(["warm", "drop"]))
+@click.argument("pattern", default="*")
+@plain_errors
+def cache(directory: Path, what: str, pattern: str) -> None:
+    """Fill the read cache with the files of slower tiers whose path matches PATTERN (default: all), or drop them."""
+    result: Any = {}
+    with _progress() as progress:
+        task = progress.add_task("warming" if what == "warm" else "dropping", total=None, note="")
+        for result in request(volume_of(directory), "cache", what=what, pattern=pattern):
+            if "done" in result:
+                progress.update(task, total=result["of"], completed=result["done"])
+    if what == "drop":
+        console.print(f"dropped {result['dropped']} file(s) from the cache", soft_wrap=True)
+        return
+    cached, total = format_size(result["cached"]), format_size(result["of"])
+    console.print(f"cached {cached} of {total}, {result['files']} file(s)", soft_wrap=True)
+    if result["why"] is not None:
+        raise KeigoError(f"not all of it: {result['why']}")
 
 
 @main.command()

@@ -28,6 +28,9 @@ _PERIODIC: Final = ("popularity", "mutant")
 _NAME: Final = re.compile(r"[A-Za-z0-9._-]{1,64}", re.ASCII)
 _DEEPEST: Final = 6  # RocksDB's and LevelDB's default number of levels is 7
 _MOST_TIERS: Final = 64  # the data path counts for so many
+_CHUNK: Final = 64 << 10  # bytes of the cache's chunks
+_LEAST_CHUNK: Final = 16 << 10  # below, copying them takes longer than they save
+_MOST_CHUNK: Final = 4 << 20
 _LIMIT: Final = 1 << 20  # bytes; a devices.yaml is a page
 T = TypeVar("T")
 
@@ -70,6 +73,17 @@ class PlacementConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class CacheConfig:
+    """The read cache."""
+
+    tier: str
+    capacity: int
+    """Bytes, taken from the tier's capacity."""
+    chunk: int
+    """Bytes, a power of two."""
+
+
+@dataclass(frozen=True, slots=True)
 class Config:
     """A devices.yaml. `tiers` are ordered fast to slow."""
 
@@ -85,6 +99,8 @@ class Config:
     """Bytes per second that migrations may copy."""
     io_priority: bool = False
     """Whether background threads of databases get a lower I/O priority."""
+    cache: CacheConfig | None = None
+    """None: nothing is cached."""
 
 
 def default_levels(tiers: Sequence[str]) -> dict[str, tuple[Level, ...]]:
@@ -227,7 +243,7 @@ def load(path: Path) -> Config:
     if len(raw) > _LIMIT:
         raise reader.error(1, "", "is too long for a devices.yaml")
     root = _parse(reader, raw)
-    known = ("volume", "tiers", "placement", "pins", "catalog", "copy_limit", "io_priority")
+    known = ("volume", "tiers", "placement", "cache", "pins", "catalog", "copy_limit", "io_priority")
     top = reader.mapping(root, 1, "", known)
     tiers = _tiers(reader, top)
     names = [tier.name for tier in tiers]
@@ -243,6 +259,7 @@ def load(path: Path) -> Config:
         catalog,
         reader.get(top, "copy_limit", "", _sized(parse_rate)),
         reader.get(top, "io_priority", "", _flag) or False,
+        _cache(reader, top, tiers),
     )
 
 
@@ -346,6 +363,38 @@ def _placement(reader: _Reader, top: CommentedMap, names: Sequence[str]) -> Plac
             seen[level] = tier
         levels[tier] = tuple(listed)
     return PlacementConfig(policy, levels)
+
+
+def _cache(reader: _Reader, top: CommentedMap, tiers: Sequence[TierConfig]) -> CacheConfig | None:
+    found = top.get("cache")
+    if found is None or found is False or found == "off":
+        return None
+    line = line_of(top, "cache")
+    if not isinstance(found, CommentedMap):
+        raise reader.error(line, "cache", f"must be off, or a mapping with tier, capacity, chunk, not {_shown(found)}")
+    mapping = reader.mapping(found, line, "cache", ("tier", "capacity", "chunk"))
+    names = [tier.name for tier in tiers]
+    name = _known_tier(reader, mapping.get("tier"), names, line_of(mapping, "tier"), "cache: tier")
+    if name == names[-1]:
+        raise reader.error(line_of(mapping, "tier"), "cache: tier", f"{name} is the slowest: nothing is slower")
+    capacity = reader.need(mapping, "capacity", "cache", line, _sized(parse_size))
+    chunk = reader.get(mapping, "chunk", "cache", _chunk, _CHUNK)
+    assert chunk is not None  # noqa: S101
+    tier = tiers[names.index(name)]
+    if tier.capacity is not None and capacity + tier.reserve_bytes(tier.capacity) >= tier.capacity:
+        text = f"{format_size(capacity)} leaves no room for files of the {format_size(tier.capacity)} of tier {name}"
+        raise reader.error(line_of(mapping, "capacity"), "cache: capacity", text)
+    if capacity < 4 * chunk:
+        raise reader.error(line_of(mapping, "capacity"), "cache: capacity", "is less than four chunks")
+    return CacheConfig(name, capacity, chunk)
+
+
+def _chunk(value: Any) -> int:  # noqa: ANN401
+    size = _sized(parse_size)(value)
+    if not _LEAST_CHUNK <= size <= _MOST_CHUNK or size & (size - 1):
+        least, most = format_size(_LEAST_CHUNK), format_size(_MOST_CHUNK)
+        raise ValueError(f"{_shown(value)} is not a power of two from {least} to {most}")
+    return size
 
 
 def _pins(reader: _Reader, top: CommentedMap, names: Sequence[str]) -> dict[str, str]:

@@ -30,6 +30,13 @@ FAILPOINTS: Final = (
     "guard.exchanged",
     "guard.done",
     "unguard.exchanged",
+    "cache.created",
+    "cache.written",
+    "cache.sealed",
+    "cache.punched",
+    "cache.deleting",
+    "cache.closing",
+    "cache.closed",
 )
 
 # Failures other than a crash: `init.no-passthrough` makes the kernel driver believe that the kernel has none.

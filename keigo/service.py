@@ -13,6 +13,7 @@ import logging
 import os
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -25,6 +26,9 @@ from fusefs.driver import Driver, DriverError
 from fusefs.namespace import Namespace
 from keigo import clock, failpoints, mounts
 from keigo.attempts import Attempts
+from keigo.cache.cache import Cache
+from keigo.cache.filler import Filler, Warm
+from keigo.cache.store import remove_store
 from keigo.config import Config, check
 from keigo.control import ControlError, ControlServer, Progress, is_served
 from keigo.devices.load import Counts, Load, LoadMonitor
@@ -33,6 +37,7 @@ from keigo.devices.staleness import Known, examine
 from keigo.drain import Drainer
 from keigo.errors import KeigoError
 from keigo.lsm.roles import IMMUTABLE, Role
+from keigo.observe.cache import cache_facts, file_facts
 from keigo.observe.explain import explain
 from keigo.observe.lsm import trees_of
 from keigo.observe.status import file_rows, status_of
@@ -56,6 +61,7 @@ log = logging.getLogger(__name__)
 _FLUSH_EVERY: Final = 1.0  # seconds; what a crash of the daemon may cost the catalog in levels, never in files
 _SAMPLE_EVERY: Final = 1.0  # seconds; enough to show a load
 _CLOSE_WAIT: Final = 1.0  # seconds: close(2) returns before the file system hears of it
+_TELL_EVERY: Final = 0.2  # seconds between two words on a warm-up
 _MOUNTED: Final = b"mounted.json"
 
 
@@ -206,6 +212,18 @@ class Service:
         self.driver.serve(lambda: self._started(ready), self._asked_to_stop)
         self._close()
 
+    def _cache(self) -> Filler | None:
+        """The read cache that is configured; what others have left behind is removed. Raises OSError."""
+        config = self.config.cache
+        for tier in self.volume.tiers:
+            if config is None or tier.name != config.tier:
+                remove_store(tier)
+        if config is None:
+            return None
+        tier = self.volume.by_name[config.tier]
+        tier.lend(config.capacity)
+        return Filler(Cache(self.volume, tier, config.capacity, config.chunk), self.config.copy_limit)
+
     def _io_priority(self) -> IoPriority | None:
         if not self.config.io_priority:
             return None
@@ -232,7 +250,9 @@ class Service:
         for finding in self.findings:
             log.warning("%s: %s: %s", os.fsdecode(finding.path), finding.problem, finding.detail)
         try:
+            self.filler = self._cache()
             self.namespace = Namespace(self.volume)
+            self.namespace.cache = None if self.filler is None else self.filler.cache
             self.namespace.io_priority = self._io_priority()
             self.mover = Mover(self.volume, self.config.copy_limit)
             self._mount()
@@ -273,6 +293,8 @@ class Service:
 
     def _started(self, ready: Callable[[list[Finding]], None]) -> None:
         self.mover.start()
+        if self.filler is not None:
+            self.filler.start()
         self.namespace.observer.start()
         self._flusher = threading.Thread(target=self._flush_often, name="keigo-flusher", daemon=True)
         self._flusher.start()
@@ -337,6 +359,8 @@ class Service:
 
     def _close(self) -> None:
         self.mover.stop()
+        if self.filler is not None:
+            self.filler.stop()
         if self.namespace.io_priority is not None:
             self.namespace.io_priority.restore()
         self.namespace.observer.stop()
@@ -345,6 +369,8 @@ class Service:
         self._sampler.join()
         self._tell_placing()
         self.namespace.close()
+        if self.filler is not None:
+            self.filler.cache.close()
         try:
             os.unlink(_MOUNTED, dir_fd=self.volume.primary.state.fd)
         except FileNotFoundError:
@@ -372,6 +398,7 @@ class Service:
             "pin": self._pin,
             "unpin": self._unpin,
             "migrate": self._migrate,
+            "cache": self._cache_command,
         }
 
     def _status(self, _request: Mapping[str, Any], _progress: Progress) -> Any:  # noqa: ANN401
@@ -390,12 +417,14 @@ class Service:
             "profile": self.known.facts(),
             "io_priority": None if self.namespace.io_priority is None else self.namespace.io_priority.facts(),
             **status,
+            "cache": {} if self.filler is None else cache_facts(self.filler),
             "migrations": asdict(self.mover.progress),
         }
 
     def _ls(self, _request: Mapping[str, Any], _progress: Progress) -> Any:  # noqa: ANN401
         self.namespace.observer.settle()
-        return file_rows(self.volume, self.driver.reads())
+        cached = {} if self.filler is None else file_facts(self.filler.cache)
+        return file_rows(self.volume, self.driver.reads(), cached)
 
     def _lsm(self, _request: Mapping[str, Any], _progress: Progress) -> Any:  # noqa: ANN401
         self.namespace.observer.settle()
@@ -476,6 +505,42 @@ class Service:
             "moved": sorted(path for path, why in outcome.items() if why is None),
             "skipped": {path: why for path, why in sorted(outcome.items()) if why is not None},
         }
+
+    def _cache_command(self, request: Mapping[str, Any], progress: Progress) -> Any:  # noqa: ANN401
+        if self.filler is None:
+            raise ControlError("there is no cache: devices.yaml configures none")
+        pattern = _text(request, "pattern")
+        files = [(file, path) for file, path, role in self._matching(pattern) if role in IMMUTABLE]
+        if not files:
+            raise ControlError(f"{pattern}: no SST or blob file matches")
+        if _text(request, "what") == "drop":
+            dropped = self.filler.cache.drop_files([file for file, _ in files])
+            self.filler.poke()
+            return {"dropped": dropped}
+        return self._warm_cache(self.filler, [file for file, _ in files], progress)
+
+    def _warm_cache(self, filler: Filler, files: Sequence[int], progress: Progress) -> Any:  # noqa: ANN401
+        slow = [file for file in files if filler.cache.takes(file)]
+        if not slow:
+            raise ControlError(
+                f"nothing to cache: all of it is on {filler.cache.tier.name} or faster, or being written"
+            )
+        before, total = filler.cache.cached_bytes_of(slow), filler.cache.bytes_of(slow)
+        ended = threading.Event()
+        outcome: list[str | None] = []
+        copied = [before]
+
+        def done(why: str | None) -> None:
+            outcome.append(why)
+            ended.set()
+
+        def told(size: int) -> None:
+            copied[0] += size
+
+        filler.warm(Warm(deque(slow), done, told))
+        while not ended.wait(_TELL_EVERY):
+            progress({"done": copied[0], "of": total})
+        return {"files": len(slow), "cached": filler.cache.cached_bytes_of(slow), "of": total, "why": outcome[0]}
 
     def _tier(self, request: Mapping[str, Any]) -> str:
         tier = _text(request, "tier")

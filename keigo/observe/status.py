@@ -44,7 +44,6 @@ def status_of(volume: Volume, loads: Sequence[Load]) -> dict[str, Any]:
                 for tier, load in zip(volume.tiers, loads, strict=True)
             ],
             "pins": volume.pins.all(),
-            "cache": {},
         }
 
 
@@ -54,10 +53,13 @@ def _pinned_readers(volume: Volume) -> int:
     return sum(volume.record(file).role in IMMUTABLE for file in idle)
 
 
-def file_rows(volume: Volume, reads: Mapping[int, Mapping[str, tuple[int, int]]]) -> list[dict[str, Any]]:
+def file_rows(
+    volume: Volume, reads: Mapping[int, Mapping[str, tuple[int, int]]], cached: Mapping[int, Mapping[str, int]]
+) -> list[dict[str, Any]]:
     """A row per regular file, by name. A file of several names has a row for each. `heat`: foreground reads per second.
 
-    `reads`: file id -> class of thread -> (reads, bytes) that the page cache did not serve.
+    `reads`: file id -> class of thread -> (reads, bytes) that the page cache did not serve. `cached`: file id -> how
+    many bytes the read cache has of it, and how it was read since it has: see `observe.cache`.
     """
     rows = []
     now = clock.now()
@@ -74,7 +76,8 @@ def file_rows(volume: Volume, reads: Mapping[int, Mapping[str, tuple[int, int]]]
                         "level": record.level,
                         "tier": record.home,
                         "size": record.size if known is None else known.size,
-                        "cached_bytes": 0,
+                        "cached_bytes": cached.get(file, {}).get("cached_bytes", 0),
+                        "cache": cached.get(file),
                         "heat": volume.placing.heat(file, now),
                         "reads": reads.get(file, {}),
                         "created_level": record.created_level,

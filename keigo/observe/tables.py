@@ -28,6 +28,29 @@ def _rate(load: Mapping[str, Any], direction: str) -> str:
     return f"{format_size(round(bandwidth))}/s" + ("" if k is None else f" k={k:.1f}")
 
 
+def _cache_lines(cache: Mapping[str, Any]) -> list[RenderableType]:
+    """What the read cache holds and is worth."""
+    used, capacity = format_size(cache["used"]), format_size(cache["capacity"])
+    line = f"cache on {cache['tier']}: {used} of {capacity}, {cache['files']} file(s)"
+    if cache["recent_hit_ratio"] is not None:
+        line += f", hits {cache['recent_hit_ratio']:.1%} lately"
+    if cache["hit_ratio"] is not None:
+        line += f", {cache['hit_ratio']:.1%} since the mount, {cache['seconds_saved']:.1f} s of the devices saved"
+    lines: list[RenderableType] = [Text(line)]
+    doing = []
+    if cache["waiting"]:
+        doing.append(f"{cache['waiting']} chunk(s) are being copied at {format_size(round(cache['speed']))}/s")
+    if cache["paused"]:
+        doing.append(f"paused: {cache['paused']}")
+    if cache["unverified"]:
+        doing.append(f"{cache['unverified']} chunk(s) are to be checked before they are used")
+    if cache["errors"]:
+        doing.append(f"{cache['errors']} error(s) (last: {cache['last_error']})")
+    if doing:
+        lines.append(Text("cache: " + ", ".join(doing)))
+    return lines
+
+
 def status_table(status: Mapping[str, Any]) -> RenderableType:
     """A volume's state: a head line, a row per tier, and what the mover does."""
     head = Text.assemble(
@@ -66,6 +89,8 @@ def status_table(status: Mapping[str, Any]) -> RenderableType:
     if moves["paused"]:
         line += f", paused: {moves['paused']}"
     lines: list[RenderableType] = [head, table, Text(line)]
+    if status["cache"]:
+        lines += _cache_lines(status["cache"])
     priority = status["io_priority"]
     if priority is not None:
         text = f"io_priority: {priority['lowered']} thread(s) lowered"

@@ -204,6 +204,7 @@ def _switch(volume: Volume, file: int, target: Tier, made: Copy, reason: str) ->
             known.tier, known.size, known.space = volume.by_name[old.home], old.size, old.space
         volume.catalog.put_file(file, old)
         raise
+    volume.moved(file)
 
 
 def _undo(volume: Volume, key: str, undo: Intent) -> None:

@@ -360,6 +360,11 @@ class Placing:
         """Foreground reads per second of a file, decayed."""
         return self.index.heat(file, now)
 
+    def life(self, file: int) -> float:
+        """Seconds that a file is expected to live from now on: as long as files of its group do."""
+        known = self.index.known(file)
+        return math.inf if known is None else self.history.expect(known.group, clock.now()).life
+
     def store_heat(self) -> None:
         """Write the heat of all files that have any into their records. The lock is held."""
         now = clock.now()

@@ -64,6 +64,9 @@ class Tier:
         self.used = 0
         self.files = 0
         self.promised = 0
+        self._lent = 0
+        self.cached = 0
+        """Bytes that the read cache takes now."""
         self.traffic = Traffic()
         self._state: Fd | None = None
         self._incoming: Fd | None = None
@@ -155,6 +158,13 @@ class Tier:
         """Another descriptor of the tier's root."""
         return Fd(os.open(b".", O_DIR, dir_fd=self.root.fd))
 
+    def lend(self, size: int) -> None:
+        """Take room from the capacity for good: the read cache has it. Raises TierError where there is not so much."""
+        if size + self.reserve >= self.capacity:
+            raise TierError(f"tier {self.name}: {self.label}: a cache of {size} bytes leaves no room for files")
+        self.capacity -= size
+        self._lent += size
+
     def charge(self, size: int, files: int = 0) -> None:
         """Add bytes and files that live here now (negative: no longer do)."""
         with self._account:
@@ -169,13 +179,16 @@ class Tier:
     def room(self) -> int:
         """Bytes that may still be placed here: by capacity and by what the device has, less reserve and promises."""
         device = os.fstatvfs(self.root.fd)
-        by_device = device.f_bavail * device.f_frsize - self._reserve_on_device
+        left = max(0, self._lent - self.cached)
+        by_device = device.f_bavail * device.f_frsize - self._reserve_on_device - left
         return int(min(self.capacity - self.reserve - self.used, by_device)) - self.promised
 
     def free(self) -> int:
         """Bytes left before the tier's capacity or its device is exhausted, the reserve included."""
         device = os.fstatvfs(self.root.fd)
-        return int(max(0, min(self.capacity - self.used, device.f_bavail * device.f_frsize)))
+        left = max(0, self._lent - self.cached)
+        by_device = device.f_bavail * device.f_frsize - left
+        return int(max(0, min(self.capacity - self.used, by_device)))
 
     def close(self) -> None:
         """Give the tier back."""

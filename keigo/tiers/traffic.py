@@ -59,6 +59,16 @@ class Flow:
             self.bytes += size
             self.nanoseconds += took
 
+    def end_elsewhere(self, other: Flow, began: int, size: int) -> None:
+        """A request ends that has turned out to be the other flow's."""
+        took = time.monotonic_ns() - began
+        with self._lock:
+            self.under_way -= 1
+        with other._lock:
+            other.requests += 1
+            other.bytes += size
+            other.nanoseconds += took
+
     def add(self, size: int, requests: int = 0) -> None:
         """Bytes were moved by requests that were not timed, nor perhaps counted."""
         with self._lock:

@@ -96,6 +96,11 @@ class Volume:
         """Called, under the lock, when a file's home has changed: open handles are to be moved there."""
         self.file_closed: Callable[[], None] = lambda: None
         """Called when a writer closed a file or a tier's room changed: there may be something to migrate."""
+        self.rewritten: Callable[[int], None] = lambda _file: None
+        """Called, under the lock, when a file was opened to be written or was cut, before anybody hears of it, and when
+        it has lost its last name: what is known of its contents does not hold any more."""
+        self.moved: Callable[[int], None] = lambda _file: None
+        """Called, under the lock, when a file has migrated."""
         self.doomed: Callable[[], frozenset[int]] = frozenset
         """Asked, without locks, for the files that running compactions read."""
         self.directories = Directories(catalog, tiers)
@@ -382,6 +387,7 @@ class Volume:
                 tier = self.tier_of(record)
                 known = self.open_files[file] = OpenFile(tier, size=record.size, space=record.space)
             if write:
+                self.rewritten(file)
                 known.writers += 1
                 if known.writers == 1:
                     self.placing.writing(file, known.tier.index, self.record(file).role)
@@ -479,6 +485,7 @@ class Volume:
     def resized(self, file: int, status: os.stat_result) -> None:
         """Note a file's size and space after a truncation or an allocation."""
         with self.lock:
+            self.rewritten(file)
             record = self.record(file)
             known = self.open_files.get(file)
             space = space_of(status)
@@ -548,6 +555,7 @@ class Volume:
         if record.links:
             self.catalog.put_file(file, record)
             return
+        self.rewritten(file)
         self.catalog.drop_file(file)
         if file in self.open_files:
             self.orphans[file] = record
