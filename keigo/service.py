@@ -433,7 +433,7 @@ class Service:
     def _explain(self, request: Mapping[str, Any], _progress: Progress) -> Any:  # noqa: ANN401
         name = _text(request, "name")
         self.namespace.observer.settle()
-        found = explain(self.volume, name)
+        found = explain(self.volume, name, self.mover.held)
         if found is None:
             raise ControlError(f"{name}: no such file in the volume (see keigo ls)")
         return found

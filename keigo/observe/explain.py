@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
@@ -11,8 +12,8 @@ from keigo.tiers.catalog import ROOT, Entry, FileRecord
 from keigo.tiers.volume import Volume
 
 
-def explain(volume: Volume, name: str) -> dict[str, Any] | None:
-    """What is known of the file of a name as `ls` shows it; None where there is none."""
+def explain(volume: Volume, name: str, held: Callable[[int], str | None]) -> dict[str, Any] | None:
+    """What is known of the file of a name as `ls` shows it; None where there is none. `held`: `Mover.held`."""
     now = clock.now()
     with volume.lock:
         found = _find(volume, name)
@@ -40,6 +41,7 @@ def explain(volume: Volume, name: str) -> dict[str, Any] | None:
         "pinned": None if pinned is None else pinned[1],
         "kept": record.kept,
         "open": state is None and not record.special,
+        "held": held(file),
         "age": now - record.created if record.created else 0.0,
         "since_move": now - record.moved if record.moved else None,
         "policy": placing.policy.name,

@@ -19,6 +19,8 @@ def explain_table(found: Mapping[str, Any]) -> RenderableType:
         lines.append(Text(f"pinned to {found['pinned']}"))
     if found["open"]:
         lines.append(Text("open for writing, or just being copied: it does not move now"))
+    if found["held"]:
+        lines.append(Text(f"does not move now: {found['held']}"))
     if found["at_create"]:
         lines += [Text(), Text("predicted at create, by tier:", style="bold"), _at_create(found["at_create"])]
     if found["expected"]:

@@ -8,7 +8,8 @@ one is made. How fast a copy goes, and whether it must pause, `pace` and the bud
 Files that a compaction reads will be gone in a moment: their copy is not begun, or ends, unless room is needed.
 
 The mover's tables are guarded by `_wake`, a condition on its own lock, which may be taken under `Volume.lock`; the
-other way round never. `_bounces`, `_refused` and `_others` are the mover's thread's alone.
+other way round never. `_bounces`, `_refused` and `_others` are changed by the mover's thread alone
+(`held` looks at the first two).
 """
 
 from __future__ import annotations
@@ -101,8 +102,8 @@ class Mover:
         self._pace = Pace(copy_limit)
         self._others = OthersUse([os.fstat(tier.root.fd).st_dev for tier in volume.tiers], self._pace)
         self._bounces = Bounces()
-        self._refused: dict[int, float] = {}
-        """Files that are not to be planned now -> when they may be again."""
+        self._refused: dict[int, tuple[float, str]] = {}
+        """Files that are not to be planned now -> when they may be again, and why not now."""
         self._wake = threading.Condition()
         self._queue = _Queue()
         self._dirty = True
@@ -268,7 +269,7 @@ class Mover:
         """What should move now: to the primary tier when draining, else the first of what the policy says."""
         volume, placing = self.volume, self.volume.placing
         now = time.monotonic()
-        for file in [file for file, until in self._refused.items() if until <= now]:
+        for file in [file for file, (until, _) in self._refused.items() if until <= now]:
             del self._refused[file]
         view = placing.view(clock.now(), frozenset(() if volume.draining else self._refused))
         if volume.draining:
@@ -319,7 +320,7 @@ class Mover:
             why = self._overtaken(request)
             if why is not None:
                 log.debug("file %d does not move to %s: %s", request.file, target.name, why)
-                self._refuse(request.file, _STALE)
+                self._refuse(request.file, _STALE, why)
                 return why
             try:
                 record = volume.record(request.file)
@@ -335,7 +336,7 @@ class Mover:
                 if isinstance(error, ForeignLinksError) and volume.draining:
                     return self._failed(request, str(error))  # it would never end
                 if request.source is not None and not isinstance(error, _MakeWayError):
-                    self._refuse(request.file, _RETRY_AFTER)
+                    self._refuse(request.file, _RETRY_AFTER, str(error))
                 return str(error)
             except CancelledError:
                 self.progress.cancelled += 1
@@ -363,7 +364,7 @@ class Mover:
         self.progress.failed += 1
         self.progress.last_error = f"{name}: {what}"
         log.warning("cannot move %s to %s: %s", name, request.target, what)
-        self._refuse(request.file, _RETRY_AFTER)
+        self._refuse(request.file, _RETRY_AFTER, f"the last move failed: {what}")
         return what
 
     def _overtaken(self, request: Request) -> str | None:
@@ -394,9 +395,20 @@ class Mover:
             pinned = None if record is None else volume.pins.tier_for(volume.path(*record.links[0]))
         return pinned is not None and pinned[1] == request.target
 
-    def _refuse(self, file: int, seconds: float) -> None:
+    def _refuse(self, file: int, seconds: float, why: str) -> None:
         """Leave a file out of plans for a while: its move could not be carried out, and would be planned again."""
-        self._refused[file] = time.monotonic() + seconds
+        self._refused[file] = time.monotonic() + seconds, why
+
+    def held(self, file: int) -> str | None:
+        """Why a file that a plan may want to move does not move now, but for what `Volume` knows; None: nothing."""
+        if file in self.volume.doomed():
+            return _COMPACTED
+        _, why = self._refused.get(file, (0.0, None))
+        if why is not None:
+            return why
+        now = time.monotonic()
+        held = [tier.name for tier in self.volume.tiers if now < self._bounces.until(file, tier.name)]
+        return f"has come from {', '.join(held)} a short while ago, and does not go back yet" if held else None
 
     def _budget(self, request: Request, stage: Stage) -> Budget:
         """What the copy that is under way may do now. Raises NotMovableError where it is not to go on."""

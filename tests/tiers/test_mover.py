@@ -278,6 +278,11 @@ def test_what_a_compaction_reads_is_left_alone(bed: Bed) -> None:
     bed.wait(lambda: bed.mover.progress.done == 2)
     bed.wait_plans(2)
     assert bed.moved == bed.tried == [b, c]
+    assert [bed.mover.held(file) for file in (a, c, bed.make(4))] == [
+        "a compaction reads it, and will replace it",
+        "has come from fast a short while ago, and does not go back yet",
+        None,
+    ]
 
 
 def test_a_copy_ends_when_a_compaction_begins_to_read_the_file(bed: Bed, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -445,6 +450,7 @@ def test_a_failed_move_is_not_tried_again_at_once(bed: Bed) -> None:
     bed.wait_plans(3)
     assert bed.mover.progress.failed == 1
     assert bed.mover.progress.last_error == "000001.sst: broken"
+    assert bed.mover.held(file) == "the last move failed: broken"
 
 
 def test_a_drain_is_not_kept_waiting(bed: Bed, monkeypatch: pytest.MonkeyPatch) -> None:
