@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -116,6 +116,14 @@ def _one_per_disk(mounts: Sequence[MountInfo]) -> list[MountInfo]:
     return sorted(disks.values(), key=_speed)
 
 
+def _proposed_cache(names: Mapping[str, int]) -> list[str]:
+    """A read cache on the fastest tier, to be switched on."""
+    fastest = next(iter(names), None)
+    if fastest is None:
+        return []
+    return ["# A read cache for what stays on slower tiers:", f"# cache: {{tier: {fastest}, capacity: 10GiB}}"]
+
+
 def propose(directory: Path | None, mounts: Sequence[MountInfo]) -> str:
     """Text of a devices.yaml: DIR's disk last and in place, the others fast to slow before it.
 
@@ -166,6 +174,7 @@ def propose(directory: Path | None, mounts: Sequence[MountInfo]) -> str:
         "placement:",
         f"  policy: {POLICIES[0]}    # each file where it costs least, by role, level, heat and the devices' load",
         "# Without a profile the devices are known by their order only: `keigo profile -d devices.yaml` measures them.",
+        *_proposed_cache(names),
         "# Other policies, pins and limits: see the example in the repository.",
     ]
     return "\n".join(lines) + "\n"

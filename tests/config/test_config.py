@@ -10,7 +10,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from keigo.config import POLICIES, Config, ConfigError, check, default_levels, load
+from keigo.config import POLICIES, CacheConfig, Config, ConfigError, check, default_levels, load
 from keigo.lsm.roles import Role
 from keigo.lsm.threads import Job
 from keigo.placement.policy import Context, TierState
@@ -44,6 +44,7 @@ def test_the_example_in_the_repository() -> None:
     assert config.placement.policy == "cost"
     assert config.pins == {"archive/*": "sata"}
     assert config.copy_limit == 200 << 20
+    assert config.cache == CacheConfig("nvme", 100 << 30, 64 << 10)
 
 
 def test_what_the_example_offers_instead(tmp_path: Path) -> None:
@@ -53,6 +54,15 @@ def test_what_the_example_offers_instead(tmp_path: Path) -> None:
     levels, popularity = (read(tmp_path, head + other).placement for other in others)
     assert (levels.policy, levels.levels["sata"]) == ("levels", (4, 5, 6))
     assert (popularity.policy, popularity.period) == ("popularity", 60)
+
+
+def test_a_cache(tmp_path: Path) -> None:
+    found = read(tmp_path, TWO + "cache: {tier: a, capacity: 1GiB}\n").cache
+    assert found == CacheConfig("a", 1 << 30, 64 << 10)
+    found = read(tmp_path, TWO + "cache: {tier: a, capacity: 1GiB, chunk: 16KiB}\n").cache
+    assert found == CacheConfig("a", 1 << 30, 16 << 10)
+    for none in ("cache: off\n", "cache: false\n", "cache:\n", ""):
+        assert read(tmp_path, TWO + none).cache is None
 
 
 def test_defaults(tmp_path: Path) -> None:
@@ -136,7 +146,19 @@ MISTAKES = [
     ("\n\nvolume:\ntiers:\n- {name: a, in_place: true}\n", 3, "volume: is missing"),
     ("volume: a/b\ntiers:\n- {name: a, in_place: true}\n", 1, "'a/b' is not a name"),
     ("volume: 7\ntiers:\n- {name: a, in_place: true}\n", 1, "must be a text, not 7"),
-    (ONE + "cache: {tier: a}\n", 4, "cache: unknown key"),
+    (ONE + "cache: {tier: a, capacity: 1GiB}\n", 4, "a is the slowest: nothing is slower"),
+    (TWO + "cache: {tier: b, capacity: 1GiB}\n", 5, "b is the slowest: nothing is slower"),
+    (TWO + "cache: {tier: c, capacity: 1GiB}\n", 5, "'c' is not a tier"),
+    (TWO + "cache: {capacity: 1GiB}\n", 5, "must be the name of a tier, not nothing"),
+    (TWO + "cache: {tier: a}\n", 5, "cache: capacity: is missing"),
+    (TWO + "cache: {tier: a, capacity: much}\n", 5, "'much' is not a size"),
+    (TWO + "cache: {tier: a, capacity: 100KiB}\n", 5, "is less than four chunks"),
+    (TWO + "cache:\n  tier: a\n  capacity: 1GiB\n  chunk: 48KiB\n", 8, "is not a power of two from 16.0 KiB to"),
+    (TWO + "cache:\n  tier: a\n  capacity: 1GiB\n  chunk: 8KiB\n", 8, "is not a power of two from 16.0 KiB to"),
+    (TWO + "cache: {tier: a, size: 1GiB}\n", 5, "cache: size: unknown key"),
+    (TWO + "cache: on\n", 5, "must be off, or a mapping with tier, capacity, chunk, not 'on'"),
+    (TWO + "cache: [a]\n", 5, "must be off, or a mapping"),
+    (TWO.replace("/x", "/x, capacity: 1GiB") + "cache: {tier: a, capacity: 1GiB}\n", 5, "leaves no room for files"),
     (ONE + "copy_limt: 3\n", 4, "did you mean copy_limit?"),
     ("volume: v\ntiers:\n- {name: a, pth: /x}\n", 3, "did you mean path?"),
     ("volume: v\ntiers:\n- {path: /x}\n", 3, "name: is missing"),
@@ -206,7 +228,7 @@ def test_no_such_file(tmp_path: Path) -> None:
 
 
 KEYS = (
-    "volume tiers placement pins catalog copy_limit io_priority "
+    "volume tiers placement cache pins catalog copy_limit io_priority tier chunk "
     "name path in_place capacity reserve policy levels period"
 )
 WORDS = st.sampled_from([*KEYS.split(), *POLICIES, "wal", "a", "5%", "60s", "64MiB", "9" * 400, "nan%", "/x", ""])
