@@ -151,18 +151,26 @@ def request(volume: str, op: str, **arguments: Any) -> Iterator[Any]:  # noqa: A
                 hint = "; it has died: stop the database, umount, and mount again"
             text = f"volume {volume}: no daemon on {socket_path(volume)}: {error.strerror}{hint}"
             raise ControlError(text) from None
-        client.sendall(msgspec.json.encode({"op": op, **arguments}) + b"\n")
+        for message in _messages(client, {"op": op, **arguments}):
+            if "error" in message:
+                raise ControlError(message["error"])
+            if "result" in message:
+                yield message["result"]
+                # The daemon ends the connection once it has done what it promised (an unmount: its own end).
+                return
+            yield message["progress"]
+    raise ControlError(f"volume {volume}: the daemon went away before it answered")
+
+
+def _messages(client: socket.socket, asked: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """Ask; what is answered, a message a line, up to the end of the connection, whichever way it ends."""
+    try:
+        client.sendall(msgspec.json.encode(asked) + b"\n")
         with client.makefile("rb") as answers:
             for line in answers:
-                message = msgspec.json.decode(line, type=dict[str, Any])
-                if "error" in message:
-                    raise ControlError(message["error"])
-                if "result" in message:
-                    yield message["result"]
-                    # The daemon ends the connection once it has done what it promised (an unmount: its own end).
-                    return
-                yield message["progress"]
-    raise ControlError(f"volume {volume}: the daemon went away before it answered")
+                yield msgspec.json.decode(line, type=dict[str, Any])
+    except (ConnectionError, msgspec.MsgspecError):
+        return  # it died with a request of ours unread, or in the middle of a line
 
 
 def volume_of(directory: Path) -> str:

@@ -30,7 +30,7 @@ from keigo.errors import KeigoError
 from tests.conftest import World, write_config
 from tests.devices.disks import command, mounted
 from tests.engines.processes import ROOT, StoreProcess
-from tests.powerloss.images import Disks, position
+from tests.faults.images import Disks, position
 
 SIZE = 96 << 20
 NAMES = ("fast", "mid", "slow")
@@ -78,7 +78,7 @@ def recorder(base: Path, log: Path) -> Iterator[list[Path]]:
     at = base / "disks"
     at.mkdir()
     process = subprocess.Popen(
-        [sys.executable, "-m", "tests.powerloss.recorder", str(at), str(log), str(SIZE), *NAMES],
+        [sys.executable, "-m", "tests.faults.recorder", str(at), str(log), str(SIZE), *NAMES],
         cwd=ROOT,
         stdout=subprocess.PIPE,
         text=True,

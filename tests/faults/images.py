@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.powerloss.recorder import HEAD
+from tests.faults.recorder import HEAD
 
 SECTOR = 512
 

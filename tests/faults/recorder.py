@@ -1,6 +1,6 @@
 """A FUSE file system of some files that are to be disks: it records, in order, every write and flush that reaches them.
 
-    python -m tests.powerloss.recorder DIRECTORY LOG SIZE NAME...
+    python -m tests.faults.recorder DIRECTORY LOG SIZE NAME...
 
 LOG is a sequence of records: kind (b"W", b"F"), disk (u8), offset (u64), length (u32), and the bytes of a write. One
 request at a time is answered, each recorded before its answer: so what was answered before a flush came stands before
