@@ -201,7 +201,20 @@ class KernelDriver:
     def mount(self, namespace: Namespace, path: str, source: str, *, allow_other: bool) -> None:
         """Mount, and agree with the kernel on passthrough; where it has none nothing stays mounted."""
         self._namespace = namespace
-        self._path = path
+        self._attach(path, source, allow_other=allow_other)
+        namespace.meter.writes_are_timed = False
+        namespace.meter.read_elsewhere = lambda tier: Moved(*_datapath.tally(tier))
+        namespace.rehomed = self._rehome
+        if namespace.cache is not None:
+            _datapath.set_cache_tier(namespace.cache.tier.index)
+
+    def try_out(self, path: str) -> None:
+        """Mount over a directory for a moment. Raises DriverError where this driver cannot be used here."""
+        self._attach(path, "keigo-trial", allow_other=False)
+        _libc.umount2(os.fsencode(path), 0)
+        os.close(self._device)
+
+    def _attach(self, path: str, source: str, *, allow_other: bool) -> None:
         try:
             self._device = os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC)
         except OSError as error:
@@ -222,11 +235,6 @@ class KernelDriver:
             _libc.umount2(os.fsencode(path), 0)
             os.close(self._device)
             raise
-        namespace.meter.writes_are_timed = False
-        namespace.meter.read_elsewhere = lambda tier: Moved(*_datapath.tally(tier))
-        namespace.rehomed = self._rehome
-        if namespace.cache is not None:
-            _datapath.set_cache_tier(namespace.cache.tier.index)
 
     def _negotiate(self) -> None:
         """Answer INIT, the kernel's first request. Raises DriverError where the kernel has no passthrough."""

@@ -11,7 +11,7 @@ from typing import Any
 import click
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
-from keigo import __version__, cli_bench, cli_bench_compare, cli_devices, discover, mounts
+from keigo import __version__, cli_bench, cli_bench_compare, cli_devices, cli_doctor, discover, mounts
 from keigo.cli_common import config_option, console, directory_argument, errors, json_option, load_config, plain_errors
 from keigo.config import POLICIES, Config
 from keigo.control import ControlError, ask, is_served, request, volume_of
@@ -36,6 +36,7 @@ cli_bench.bench.add_command(cli_bench_compare.compare)
 cli_bench.bench.add_command(cli_bench_compare.report)
 main.add_command(cli_devices.profile)
 main.add_command(cli_devices.advise)
+main.add_command(cli_doctor.doctor)
 
 
 @main.command()

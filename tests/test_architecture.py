@@ -47,6 +47,8 @@ MAY_IMPORT = {
     "keigo.devices": {"keigo.units", "keigo.errors", "keigo.config", "keigo.discover", "keigo.mounts"},
     "keigo.observe": {"keigo.tiers", "keigo.cache", "keigo.lsm", "keigo.units", "keigo.devices", "keigo.clock"},
     "keigo.policies": {"keigo.config", "keigo.errors", "keigo.placement"},
+    "keigo.doctor": {"keigo.config", "keigo.control", "keigo.devices", "keigo.mounts", "keigo.units"},
+    "keigo.cli_doctor": {"keigo", "fusefs"},
     "keigo.drain": {"keigo.tiers", "keigo.control", "keigo.units"},
     "fusefs": {"keigo.tiers", "keigo.lsm", "keigo.placement", "keigo.cache"},
     "keigo.service": {"fusefs", "keigo"},
