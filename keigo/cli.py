@@ -5,10 +5,13 @@ from __future__ import annotations
 import json
 import os
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import click
+from rich.console import RenderableType
+from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from keigo import __version__, cli_bench, cli_bench_compare, cli_devices, cli_doctor, discover, mounts
@@ -150,6 +153,32 @@ def status(directory: Path, as_json: bool) -> None:
         click.echo(json.dumps(found))
     else:
         console.print(tables.status_table(found))
+
+
+@main.command()
+@directory_argument
+@click.option("--every", default=1.0, type=click.FloatRange(0.1, 3600), show_default=True, help="Seconds.")
+@click.option("--once", is_flag=True, help="Print it once, and end.")
+@plain_errors
+def top(directory: Path, every: float, once: bool) -> None:
+    """Show what a mounted volume does, over and over: tiers, levels, migrations, cache, stalls. Ends with Ctrl-C."""
+    from keigo.observe.top import top_view
+
+    volume = volume_of(directory)
+
+    def view() -> RenderableType:
+        return top_view(ask(volume, "status"), ask(volume, "lsm"))
+
+    if once or not console.is_terminal:
+        console.print(view())
+        return
+    with Live(view(), console=console, screen=True, auto_refresh=False) as live:
+        try:
+            while True:
+                time.sleep(every)  # a picture that changes once in a while waits for nothing else
+                live.update(view(), refresh=True)
+        except KeyboardInterrupt:
+            return
 
 
 @main.command()

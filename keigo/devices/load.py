@@ -63,6 +63,8 @@ class Rates:
     """Mean number of requests under way."""
     bandwidth: float
     """Bytes per second."""
+    requests: float
+    """Per second."""
     ahead: float
     """Seconds of requests that were taken into `k` before they ended; for the next window."""
 
@@ -84,6 +86,9 @@ class Load:
     read_bytes: int = 0
     """Bytes since the first sample."""
     written_bytes: int = 0
+    read_rate: float | None = None
+    """Requests per second. By Little's law a request takes `read_k / read_rate` seconds."""
+    write_rate: float | None = None
 
 
 Counted = Callable[[Sequence[str]], Sequence[tuple[Counts, Counts]]]
@@ -102,13 +107,13 @@ def rates(before: Counts, after: Counts, dt: float, ahead: float = 0.0) -> Rates
     ended, moved = after.requests - before.requests, after.bytes - before.bytes
     if dt <= 0 or ended < 0 or moved < 0:
         return None
-    bandwidth = moved / dt
+    bandwidth, requests = moved / dt, ended / dt
     if before.milliseconds is None or after.milliseconds is None:
-        return Rates(None, bandwidth, 0.0)
+        return Rates(None, bandwidth, requests, 0.0)
     took = (after.milliseconds - before.milliseconds) % _WRAP / 1000
     hung = max(0, min(before.under_way - ended, after.under_way)) * dt
     early = min(ahead, took)
-    return Rates((took - early + hung) / dt, bandwidth, ahead - early + hung if after.under_way else 0.0)
+    return Rates((took - early + hung) / dt, bandwidth, requests, ahead - early + hung if after.under_way else 0.0)
 
 
 class Smoothed:
@@ -205,7 +210,7 @@ def open_block_device(device: int, sysfs: Path = _SYSFS) -> BlockDevice | None:
 class _Direction:
     """One direction of a device: its last counts and its smoothed rates."""
 
-    __slots__ = ("ahead", "bandwidth", "bytes", "k", "last")
+    __slots__ = ("ahead", "bandwidth", "bytes", "k", "last", "requests")
 
     def __init__(self) -> None:
         self.last: Counts | None = None
@@ -213,6 +218,7 @@ class _Direction:
         self.bytes = 0
         self.k = Smoothed()
         self.bandwidth = Smoothed()
+        self.requests = Smoothed()
 
     def take(self, counts: Counts, dt: float) -> None:
         before, self.last = self.last, counts
@@ -226,6 +232,7 @@ class _Direction:
         self.bytes += counts.bytes - before.bytes
         self.k.add(found.k, dt)
         self.bandwidth.add(found.bandwidth, dt)
+        self.requests.add(found.requests, dt)
 
 
 class _Device:
@@ -265,6 +272,8 @@ class _Device:
             writes.bandwidth.value,
             reads.bytes,
             writes.bytes,
+            reads.requests.value,
+            writes.requests.value,
         )
 
 

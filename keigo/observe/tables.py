@@ -13,7 +13,8 @@ from rich.text import Text
 from keigo.units import format_size
 
 
-def _bar(used: int, capacity: int, width: int = 20) -> Text:
+def bar(used: int, capacity: int, width: int = 20) -> Text:
+    """How full a tier is."""
     share = min(1.0, used / capacity) if capacity else 0.0
     filled = round(share * width)
     colour = "red" if share > 0.95 else "yellow" if share > 0.8 else "green"
@@ -28,7 +29,7 @@ def _rate(load: Mapping[str, Any], direction: str) -> str:
     return f"{format_size(round(bandwidth))}/s" + ("" if k is None else f" k={k:.1f}")
 
 
-def _cache_lines(cache: Mapping[str, Any]) -> list[RenderableType]:
+def cache_lines(cache: Mapping[str, Any]) -> list[RenderableType]:
     """What the read cache holds and is worth."""
     used, capacity = format_size(cache["used"]), format_size(cache["capacity"])
     line = f"cache on {cache['tier']}: {used} of {capacity}, {cache['files']} file(s)"
@@ -51,9 +52,9 @@ def _cache_lines(cache: Mapping[str, Any]) -> list[RenderableType]:
     return lines
 
 
-def status_table(status: Mapping[str, Any]) -> RenderableType:
-    """A volume's state: a head line, a row per tier, and what the mover does."""
-    head = Text.assemble(
+def head_line(status: Mapping[str, Any]) -> Text:
+    """Which volume it is."""
+    return Text.assemble(
         ("volume ", "dim"),
         (str(status["volume"]), "bold"),
         (" at ", "dim"),
@@ -61,6 +62,22 @@ def status_table(status: Mapping[str, Any]) -> RenderableType:
         (f"   driver {status['driver']} ({status['driver_reason']}), policy {status['policy']}, ", "dim"),
         (f"pid {status['pid']}", "dim"),
     )
+
+
+def migration_line(moves: Mapping[str, Any]) -> Text:
+    """What the mover has done and does."""
+    line = f"migrations: {moves['done']} done ({format_size(moves['bytes'])}), {moves['waiting']} waiting"
+    if moves["failed"]:
+        line += f", {moves['failed']} failed (last: {moves['last_error']})"
+    if moves["current"]:
+        line += f", now {moves['current']} at {format_size(round(moves['speed']))}/s"
+    if moves["paused"]:
+        line += f", paused: {moves['paused']}"
+    return Text(line)
+
+
+def status_table(status: Mapping[str, Any]) -> RenderableType:
+    """A volume's state: a head line, a row per tier, and what the mover does."""
     table = Table(box=None, header_style="bold", pad_edge=False)
     for name, justify in (("tier", "left"), ("path", "left"), ("files", "right"), ("used", "right")):
         table.add_column(name, justify=justify)  # type: ignore[arg-type]
@@ -76,21 +93,13 @@ def status_table(status: Mapping[str, Any]) -> RenderableType:
             str(tier["files"]),
             format_size(tier["used"]),
             format_size(tier["capacity"]),
-            _bar(tier["used"], tier["capacity"]),
+            bar(tier["used"], tier["capacity"]),
             _rate(tier["load"], "read"),
             _rate(tier["load"], "write"),
         )
-    moves = status["migrations"]
-    line = f"migrations: {moves['done']} done ({format_size(moves['bytes'])}), {moves['waiting']} waiting"
-    if moves["failed"]:
-        line += f", {moves['failed']} failed (last: {moves['last_error']})"
-    if moves["current"]:
-        line += f", now {moves['current']} at {format_size(round(moves['speed']))}/s"
-    if moves["paused"]:
-        line += f", paused: {moves['paused']}"
-    lines: list[RenderableType] = [head, table, Text(line)]
+    lines: list[RenderableType] = [head_line(status), table, migration_line(status["migrations"])]
     if status["cache"]:
-        lines += _cache_lines(status["cache"])
+        lines += cache_lines(status["cache"])
     priority = status["io_priority"]
     if priority is not None:
         text = f"io_priority: {priority['lowered']} thread(s) lowered"
