@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import difflib
+import ipaddress
 import os
 import re
 import stat
@@ -101,6 +102,8 @@ class Config:
     """Whether background threads of databases get a lower I/O priority."""
     cache: CacheConfig | None = None
     """None: nothing is cached."""
+    metrics: tuple[str, int] | None = None
+    """Address and port that Prometheus may ask; None: nobody listens."""
 
 
 def default_levels(tiers: Sequence[str]) -> dict[str, tuple[Level, ...]]:
@@ -243,7 +246,7 @@ def load(path: Path) -> Config:
     if len(raw) > _LIMIT:
         raise reader.error(1, "", "is too long for a devices.yaml")
     root = _parse(reader, raw)
-    known = ("volume", "tiers", "placement", "cache", "pins", "catalog", "copy_limit", "io_priority")
+    known = ("volume", "tiers", "placement", "cache", "pins", "catalog", "copy_limit", "io_priority", "metrics")
     top = reader.mapping(root, 1, "", known)
     tiers = _tiers(reader, top)
     names = [tier.name for tier in tiers]
@@ -260,6 +263,7 @@ def load(path: Path) -> Config:
         reader.get(top, "copy_limit", "", _sized(parse_rate)),
         reader.get(top, "io_priority", "", _flag) or False,
         _cache(reader, top, tiers),
+        reader.get(top, "metrics", "", _address),
     )
 
 
@@ -387,6 +391,19 @@ def _cache(reader: _Reader, top: CommentedMap, tiers: Sequence[TierConfig]) -> C
     if capacity < 4 * chunk:
         raise reader.error(line_of(mapping, "capacity"), "cache: capacity", "is less than four chunks")
     return CacheConfig(name, capacity, chunk)
+
+
+def _address(value: Any) -> tuple[str, int]:  # noqa: ANN401
+    """A port of this machine, or ADDRESS:PORT."""
+    text = str(value) if isinstance(value, str | int) and not isinstance(value, bool) else ""
+    host, colon, port = text.rpartition(":")
+    try:
+        address = str(ipaddress.ip_address(host.strip("[]"))) if colon else "127.0.0.1"
+        if not 0 < int(port) < 1 << 16 or not port.isascii():
+            raise ValueError
+    except ValueError:
+        raise ValueError(f"{_shown(value)} is neither a port nor ADDRESS:PORT (like 9123, 127.0.0.1:9123)") from None
+    return address, int(port)
 
 
 def _chunk(value: Any) -> int:  # noqa: ANN401

@@ -301,7 +301,30 @@ class Service:
         self._sampler = threading.Thread(target=self._sample_often, name="keigo-load", daemon=True)
         self._sampler.start()
         self.control.start()
+        self._end_metrics = self._serve_metrics()
         ready(self.findings)
+
+    def _serve_metrics(self) -> Callable[[], None]:
+        """Let Prometheus ask, if it is to; returns what ends that."""
+        if self.config.metrics is None:
+            return lambda: None
+        from keigo.observe import metrics  # 2 MiB that most mounts need not have
+
+        address, port = self.config.metrics
+        nothing: dict[str, Any] = {}
+        try:
+            return metrics.serve(
+                address,
+                port,
+                lambda: self._status(nothing, _nobody),
+                lambda: self._lsm(nothing, _nobody),
+                time.time(),
+            )
+        except OSError as error:  # a database must not stay away for that
+            note = f"metrics: {address}:{port}: {error.strerror}: nobody listens there"
+            log.warning("%s", note)
+            self.notes.append(note)
+            return lambda: None
 
     def _flush_often(self) -> None:
         attempts = Attempts()
@@ -358,6 +381,7 @@ class Service:
             raise ControlError(f"{self.directory}: is in use: {who}") from None
 
     def _close(self) -> None:
+        self._end_metrics()
         self.mover.stop()
         if self.filler is not None:
             self.filler.stop()
@@ -558,6 +582,10 @@ class Service:
                 if path is not None and not record.special:
                     found.append((file, path, record.role))
             return found
+
+
+def _nobody(_what: object) -> None:
+    """Progress that nobody hears of."""
 
 
 def _counts(moved: Moved) -> Counts:

@@ -275,7 +275,7 @@ static ssize_t read_either(void *of, struct chunks *from, char *to, size_t size,
         if (got < 0 && errno == EINTR)
             continue;
         if (got < 0)
-            return done ? (ssize_t)done : -1;
+            return -1;
         if (!got)
             break;
         done += (size_t)got;

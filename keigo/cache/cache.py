@@ -3,20 +3,24 @@
 A file that is opened for reading and whose home is slower than the cache gets its `Chunks`, which the handle keeps and
 reads by; they outlive it while they are warm or cached. Contents are cached of closed files only: whoever opens one for
 writing, cuts it or takes its last name ends its chunks first (`rewritten`), with `Volume.lock` held, so before any
-byte changes. The disk's part of that is done later, by the filler.
+byte changes. The shadow is deleted later, by the filler; only where a file is written in place it is made void at once,
+and durably: after a power loss such a file may look as it did before.
 
 Threads: `_lock` guards the tables and which shadow is behind which chunks. It is taken after `Volume.lock`, and nothing
 is called under it but chunks' own methods; no I/O is done under it. The filler's thread alone makes, fills, punches and
-deletes shadows; readers look at doubtful chunks (`_verify`).
+deletes shadows; readers look at doubtful chunks (`_verify`), and writers make shadows void.
 """
 
 from __future__ import annotations
 
 import logging
 import os
+import resource
 import threading
+import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import Final
 
 from keigo import failpoints
 from keigo.cache._chunks import Chunks
@@ -24,10 +28,15 @@ from keigo.cache.shadow import Home, Shadow, chunk_space, map_space
 from keigo.cache.store import Store
 from keigo.lsm.roles import IMMUTABLE
 from keigo.tiers.catalog import ROOT
+from keigo.tiers.fds import open_direct
 from keigo.tiers.tier import Tier
 from keigo.tiers.volume import Volume
 
 log = logging.getLogger(__name__)
+
+_DESCRIPTORS: Final = 4  # of a shadow: its data and its map, and two in its file's chunks
+SETTLED_NS: Final = 50_000_000
+"""A file that changed later may change again and show the same time (a tick is 10 ms)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,9 +98,14 @@ class Cache:
         self._files: dict[int, CachedFile] = {}
         self._doomed: list[Shadow] = []
         """Shadows that nobody reads any more and that are still on the device."""
+        self._undurable = False
+        """Shadows were deleted that may be there again after a power loss."""
         self._holes: list[tuple[CachedFile, Shadow, int]] = []
         """Chunks that turned out to be damaged, to be punched out."""
         self._used = 0
+        self.shadows = 0
+        """Files that have one."""
+        self.most_shadows = _most_shadows()
         self._gone = Counts()
         """Of files that are not in the table any more, what was not added to the cache's counts yet."""
         self.damaged = 0
@@ -118,7 +132,10 @@ class Cache:
                 self._adopt(found[shadow.head.path], shadow)
             except Exception as error:  # noqa: BLE001  whatever is wrong with a copy, it can be done without
                 log.warning("cache: shadow %s cannot be used: %s", shadow.name.decode(), error)
-                self._files.pop(found[shadow.head.path], None)
+                cached = self._files.pop(found[shadow.head.path], None)
+                if cached is not None:
+                    cached.chunks.end()
+                    self.shadows -= 1
                 self._dispose(shadow)
         self._account()
 
@@ -128,12 +145,14 @@ class Cache:
         there = [index for index, value in enumerate(sums) if value]
         space = map_space(shadow.size, self.shift)
         space += sum(chunk_space(shadow.size, self.shift, index) for index in there)
-        if not there or self._used + space > self.capacity:
+        if not there or self._used + space > self.capacity or self.shadows >= self.most_shadows:
             self._dispose(shadow)
             return
         cached = CachedFile(file, Chunks(shadow.size, self.shift), shadow)
+        attach_shadow(cached.chunks, shadow)
         cached.chunks.set_heat(heat)
-        cached.chunks.attach(shadow.data.fd, -1 if shadow.direct is None else shadow.direct.fd)
+        self._files[file] = cached
+        self.shadows += 1
         if not self.store.was_clean:
             cached.chunks.set_verify(lambda index: self._verify(cached, index))
             missing = set(range(shadow.count)).difference(there)
@@ -147,13 +166,14 @@ class Cache:
                 cached.chunks.doubt(index)
         shadow.charged = space
         self._used += space
-        self._files[file] = cached
 
     def _dispose(self, shadow: Shadow) -> None:
         try:
             shadow.delete()
         except OSError as error:
             log.warning("cache: shadow %s cannot be deleted: %s", shadow.name.decode(), error)
+            shadow.charged = shadow.space()
+            self._used += shadow.charged
             self._doomed.append(shadow)
 
     def _file_at(self, path: bytes) -> int | None:
@@ -209,21 +229,51 @@ class Cache:
             known = self._files.pop(file, None)
             if known is not None:
                 self._end(known)
+        record = self.volume.catalog.file(file)
+        if record is None or (known is None and record.role not in IMMUTABLE):
+            return
+        opened = self.volume.open_files.get(file)
+        if opened is None or not opened.writers:
+            self._make_void(file)
+
+    def _make_void(self, file: int) -> None:
+        """A file is about to be written in place. Its time may then not be durable when its bytes are (fdatasync)."""
+        home = self._home(file)
+        if home is None:
+            return
+        with self._lock:
+            old = [each for each in self._doomed if (each.head.home.tier, each.head.home.ino) == (home.tier, home.ino)]
+            undurable, self._undurable = self._undurable, False
+        try:
+            for shadow in old:
+                shadow.void()
+            if undurable:
+                os.fsync(self.store.directory.fd)
+        except OSError as error:
+            self._undurable = True
+            log.warning("cache: after a power loss there may be old bytes of %s: %s", self.volume.show(file), error)
 
     def _end(self, known: CachedFile) -> None:
         """`_lock` is held."""
         known.chunks.end()
-        self._gone += _counts(known.chunks) - known.counted
+        self._count_gone(known)
         self._doom(known)
+
+    def _count_gone(self, known: CachedFile) -> None:
+        """Keep the counts of a file that leaves the table. `_lock` is held."""
+        now = _counts(known.chunks)
+        self._gone += now - known.counted
+        known.counted = now
 
     def _doom(self, known: CachedFile) -> None:
         """Let go of a file's shadow, whose chunks nobody reads any more. `_lock` is held."""
         if known.shadow is not None:
             self._doomed.append(known.shadow)
             known.shadow = None
+            self.shadows -= 1
 
     def moved(self, file: int) -> None:
-        """A file has another home, with the same contents."""
+        """A file has another home or other names, with the same contents."""
         home = self.volume.tier_of(self.volume.record(file))
         with self._lock:
             known = self._files.get(file)
@@ -260,7 +310,10 @@ class Cache:
         for cached in self.files():
             if done >= most:
                 break
-            for index in bits(cached.chunks.doubtful(), cached.chunks.count)[: most - done]:
+            doubtful = cached.chunks.doubtful()
+            if not any(doubtful):
+                continue
+            for index in bits(doubtful, cached.chunks.count)[: most - done]:
                 self._verify(cached, index)
                 done += 1
         return done
@@ -321,8 +374,9 @@ class Cache:
         with self.volume.lock, self._lock:
             if self._files.get(cached.file) is not cached or cached.shadow is not None:
                 return False
-            cached.chunks.attach(shadow.data.fd, -1 if shadow.direct is None else shadow.direct.fd)
+            attach_shadow(cached.chunks, shadow)
             cached.shadow = shadow
+            self.shadows += 1
             return True
 
     def fill(self, cached: CachedFile, shadow: Shadow, index: int) -> bool:
@@ -353,20 +407,28 @@ class Cache:
     def forget(self, cached: CachedFile) -> None:
         """Take a file out of the table that nobody has open, and that has neither heat nor shadow."""
         with self.volume.lock, self._lock:
-            if cached.shadow is None and cached.file not in self.volume.open_files:
-                self._gone += _counts(cached.chunks) - cached.counted
-                self._files.pop(cached.file, None)
+            here = self._files.get(cached.file) is cached
+            if here and cached.shadow is None and cached.file not in self.volume.open_files:
+                self._count_gone(cached)
+                del self._files[cached.file]
 
-    def take_doomed(self) -> list[Shadow]:
+    def doomed(self) -> list[Shadow]:
         """Shadows to be deleted."""
         with self._lock:
-            found, self._doomed = self._doomed, []
-            return found
+            return list(self._doomed)
 
-    def doom_again(self, shadow: Shadow) -> None:
-        """A shadow could not be deleted."""
+    def doom(self, shadow: Shadow) -> None:
+        """A shadow is to be deleted that nobody has read."""
         with self._lock:
             self._doomed.append(shadow)
+
+    def delete(self, shadow: Shadow) -> None:
+        """Delete a doomed shadow. Raises OSError; it then stays doomed."""
+        shadow.delete()
+        with self._lock:
+            self._undurable = True
+            self._doomed.remove(shadow)
+        self.charge(shadow, -shadow.charged)
 
     def take_holes(self) -> list[tuple[CachedFile, Shadow, int]]:
         """Damaged chunks to be punched out."""
@@ -394,18 +456,19 @@ class Cache:
         self.volume.rewritten = self.volume.moved = lambda _file: None
         shadows = []
         try:
-            for shadow in self.take_doomed():
-                shadow.delete()
-            for _, shadow, index in self.take_holes():
-                shadow.punch(index)
+            for cached, shadow, index in self.take_holes():
+                if cached.shadow is shadow and not cached.chunks.is_present(index):
+                    shadow.punch(index)
             clean = True
             for cached in self.files():
+                self.refresh_head(cached, last=True)
                 if cached.shadow is None:
                     continue
-                self.refresh_head(cached)
                 cached.shadow.write_heat(cached.chunks.heat())
                 clean = clean and not any(cached.chunks.doubtful())
                 shadows.append(cached.shadow)
+            for shadow in self.doomed():
+                self.delete(shadow)
             failpoints.hit("cache.closing")
             if clean:
                 self.store.close(shadows)
@@ -413,19 +476,40 @@ class Cache:
         except OSError as error:
             log.warning("cache: not known to be durable, and to be looked at again: %s", error)
 
-    def refresh_head(self, cached: CachedFile) -> None:
-        """Have a shadow's head say what its file is now; nothing of its contents has changed. Raises OSError."""
+    def refresh_head(self, cached: CachedFile, *, last: bool = False) -> None:
+        """Have a shadow's head say what its file is now; later, where it has just changed, but `last`. Raises OSError.
+
+        Where its contents were changed past us the shadow goes: what it has must not pass for the new ones.
+        """
+        moved, cached.rehomed = cached.rehomed, False
         with self.volume.lock:
             record = self.volume.catalog.file(cached.file)
             home = self._home(cached.file)
             path = b"" if record is None or not record.links else self.volume.path(*record.links[0])
         shadow = cached.shadow
-        if shadow is None or home is None or not path or home.size != shadow.size:
+        if shadow is None or home is None or not path:
             return
-        cached.rehomed = False
-        if (shadow.head.home, shadow.head.path) != (home, path):
+        if home.is_changed(shadow.head.home, moved=moved):
+            log.warning("cache: %s was changed past the mount; dropped", os.fsdecode(path))
+            self.drop(cached)
+        elif not last and time.time_ns() - home.ctime_ns < SETTLED_NS:
+            cached.rehomed = True
+        elif (shadow.head.home, shadow.head.path) != (home, path):
             shadow.head.home, shadow.head.path = home, path
             shadow.write_head()
+
+
+def attach_shadow(chunks: Chunks, shadow: Shadow) -> None:
+    """Let readers have a shadow. Raises OSError."""
+    direct = open_direct(shadow.data)
+    chunks.attach(shadow.data.fd, -1 if direct is None else direct.fd)
+
+
+def _most_shadows() -> int:
+    """How many files may have one: most descriptors are for the files that are open."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    limit = soft if soft != resource.RLIM_INFINITY else 1 << 20
+    return limit // 4 // _DESCRIPTORS
 
 
 def _counts(chunks: Chunks) -> Counts:

@@ -148,7 +148,7 @@ static inline ssize_t chunks_read(struct chunks *chunks, chunks_reader reader, v
         size_t ask = until >= stop ? size - done : part;
         ssize_t got = reader(of, NULL, to + done, ask, ask, at);
         if (got < 0)
-            return done ? (ssize_t)done : -1;
+            return -1; /* also after some bytes: the kernel takes a short answer for the end of the file */
         done += (size_t)got;
         if ((size_t)got < ask)
             break;
@@ -184,7 +184,11 @@ static inline void chunks_warm(struct chunks *chunks, uint64_t offset, size_t go
     struct stream *stream = NULL;
     for (int i = 0; i < CHUNKS_STREAMS && !stream; i++) {
         uint64_t before = atomic_load_explicit(&chunks->streams[i].end, memory_order_relaxed);
-        if (before && offset <= before && before - offset <= CHUNKS_STREAM_GAP && end > before)
+        if (!before || offset > before || before - offset > CHUNKS_STREAM_GAP || end < before)
+            continue;
+        /* The same page once more: it holds several blocks of a scan, or is a hot one, which nobody scans. */
+        uint64_t run = atomic_load_explicit(&chunks->streams[i].run, memory_order_relaxed);
+        if (end > before || run >= (uint64_t)CHUNKS_STREAM_LONG << chunks->shift)
             stream = &chunks->streams[i];
     }
     if (stream) {

@@ -22,9 +22,10 @@ from typing import Final
 import numpy as np
 
 from keigo import clock, failpoints
-from keigo.cache.cache import Cache, CachedFile, Counts, source_of
+from keigo.cache.cache import SETTLED_NS, Cache, CachedFile, Counts, source_of
 from keigo.cache.plan import HALF_LIFE, Candidate, Plan, plan
 from keigo.cache.shadow import Home, Shadow, chunk_space, map_space
+from keigo.cache.writers import Writers
 from keigo.placement.budget import Budget, budget
 from keigo.tiers.fds import Fd
 from keigo.tiers.pace import OthersUse, Pace, Stage
@@ -39,12 +40,15 @@ _MOST: Final = 512  # chunks of a plan: some seconds of copying
 _CHECKED: Final = 64  # doubtful chunks that are looked at unasked in a round
 _REST: Final = 30.0  # seconds for which a file, or all, is left alone after a failure
 _PATIENCE: Final = 3  # failures in a row until all is left alone
-_SETTLED_NS: Final = 50_000_000  # a file that changed later may change again and show the same time (a tick is 10 ms)
 _RECENT: Final = 60.0  # seconds that the recent hit ratio is of
 
 
 class _PausedError(Exception):
     """Nothing is to be copied now."""
+
+
+class _HomeError(Exception):
+    """A file cannot be read at its home: its shadow is none the worse for that."""
 
 
 @dataclass(slots=True)
@@ -69,6 +73,8 @@ class Progress:
     """Chunks that made room."""
     waiting: int = 0
     """Chunks of the plan that are not copied yet."""
+    warming: int = 0
+    """Files that a user wants and that are not copied yet."""
     speed: float = 0.0
     paused: str | None = None
     errors: int = 0
@@ -102,6 +108,9 @@ class Filler:
         """Files that are left alone -> until when. The thread's own, as all below."""
         self._resting = 0.0
         self._failures = 0
+        self._writers = Writers()
+        self._unsettled = False
+        """The file that was looked at last may be cached in a moment."""
         self._held = False
         """What users ask for cannot be done now."""
         self._limit = cache.capacity
@@ -123,9 +132,14 @@ class Filler:
             self._wake.notify_all()
         if self._thread.is_alive():
             self._thread.join()
-        for warm in self._warm:
-            warm.done("the volume is being closed")
-        self._warm.clear()
+        self._give_up_warming("the volume is being closed")
+
+    def _give_up_warming(self, why: str) -> None:
+        with self._wake:
+            given_up = list(self._warm)
+            self._warm.clear()
+        for warm in given_up:
+            warm.done(why)
 
     def poke(self) -> None:
         """There is something to do."""
@@ -151,10 +165,11 @@ class Filler:
             except Exception as error:  # a fault of ours: readers need none of this
                 log.exception("the cache is not filled")
                 self._note(repr(error))
+                self._give_up_warming(f"the daemon failed: {error!r}; see its log")
                 wait = _REST
             with self._wake:
                 left = max(0.0, wait - (time.monotonic() - began))
-                self._held = self.progress.paused is not None or wait >= _REST
+                self._held = self.progress.paused is not None
                 self._wake.wait_for(self._is_called, left)
 
     def _is_called(self) -> bool:
@@ -169,17 +184,20 @@ class Filler:
         self._count()
         if clock.now() - self._halved >= HALF_LIFE:
             self._halve()
-        planned = self.plan()
         cost = time.thread_time() - began
-        self.progress.waiting = len(planned.admit)
         self.progress.paused = None
         try:
-            self._warm_up()
-            self._carry_out(planned)
+            if not self._warm_up(max(_EVERY, _SHARE * cost)):
+                began = time.thread_time()
+                planned = self.plan()
+                cost += time.thread_time() - began
+                self.progress.waiting = len(planned.admit)
+                self._carry_out(planned)
         except _PausedError as pause:
             self.progress.paused = str(pause)
         self.progress.speed = 0.0
         self.progress.waiting = 0
+        self.progress.warming = len(self._warm[0].files) if self._warm else 0
         return max(_EVERY, _SHARE * cost)
 
     # --- what is there ---
@@ -187,17 +205,18 @@ class Filler:
     def _clear_up(self) -> None:
         """Delete what nobody reads any more."""
         for cached, shadow, index in self.cache.take_holes():
-            if cached.shadow is shadow:
+            if cached.shadow is not shadow:
+                continue
+            if cached.chunks.is_present(index):  # it was copied again meanwhile, and is counted twice
+                self.cache.charge(shadow, -chunk_space(shadow.size, shadow.shift, index))
+            else:
                 self._punch(cached, shadow, index)
-        for shadow in self.cache.take_doomed():
+        for shadow in self.cache.doomed():
             try:
                 failpoints.hit("cache.deleting")
-                shadow.delete()
+                self.cache.delete(shadow)
             except OSError as error:
-                self.cache.doom_again(shadow)
                 self._note(f"a shadow cannot be deleted: {error.strerror}")
-            else:
-                self.cache.charge(shadow, -shadow.charged)
 
     def _count(self) -> None:
         """Take in what was read, and drop the shadows that could not be."""
@@ -229,11 +248,14 @@ class Filler:
 
     def _halve(self) -> None:
         self._halved = clock.now()
+        crowded = self.cache.shadows >= self.cache.most_shadows
         for cached in self.cache.files():
             warm = cached.chunks.halve()
             cached.ghosts = None
             shadow = cached.shadow
-            if shadow is not None:
+            if shadow is not None and not warm and crowded and self.cache.shadows > 7 * self.cache.most_shadows // 8:
+                self.cache.drop(cached)
+            elif shadow is not None:
                 try:
                     shadow.write_heat(cached.chunks.heat())
                 except OSError as error:
@@ -263,7 +285,7 @@ class Filler:
             return Plan((), ())
         self._limit = self.cache.capacity
         self._refused = {file: until for file, until in self._refused.items() if until > now}
-        candidates = [found for cached in self.cache.files() if (found := self._candidate(cached)) is not None]
+        candidates = (found for cached in self.cache.files() if (found := self._candidate(cached)) is not None)
         return plan(candidates, self._free() >> self.cache.shift, _MOST, max(0.0, now - self._halved))
 
     def _candidate(self, cached: CachedFile) -> Candidate | None:
@@ -276,7 +298,8 @@ class Filler:
             return None
         there = _unpacked(chunks.present(), chunks.count) | _unpacked(chunks.doubtful(), chunks.count)
         ghosts = _unpacked(bytes(cached.ghosts or bytes(-(-chunks.count // 8))), chunks.count)
-        refused = cached.file in self._refused
+        cannot = cached.shadow is None and self.cache.shadows >= self.cache.most_shadows
+        refused = cannot or cached.file in self._refused
         rates = self._volume.placing.rates
         copy = (1 << self.cache.shift) * (rates[home.index].stream + rates[self.cache.tier.index].write(0))
         saving = 0.0 if refused else self._saving(cached.file)
@@ -340,12 +363,19 @@ class Filler:
     ) -> bool:
         """Copy chunks of a file, in their order; False where there was no room for all."""
         opened = self._open(file)
-        if opened is None:
+        if opened is None and self._unsettled and not self._stop.wait(SETTLED_NS / 1e9):
+            opened = self._open(file)
+        if opened is None or not numbers:
             return True
         source, home, cached, path, tier = opened
         try:
             shadow = cached.shadow
+            if shadow is not None and home.is_changed(shadow.head.home, moved=cached.rehomed):
+                self._failed(cached, "was changed past the mount")
+                return True
             if shadow is None:
+                if self.cache.shadows >= self.cache.most_shadows:
+                    return False
                 need = map_space(home.size, self.cache.shift) + chunk_space(home.size, self.cache.shift, numbers[0])
                 if not self._make_room(need, out, cached):
                     return False
@@ -366,6 +396,9 @@ class Filler:
                     return True
                 told(shadow.length(index))
                 self._failures = 0
+        except _HomeError as error:
+            self._note(f"{self._volume.show(file)}: {error}")
+            self._refused[file] = clock.now() + _REST
         except OSError as error:
             self._failed(cached, str(error.strerror or error), full=error.errno in (errno.ENOSPC, errno.EDQUOT))
             return not self._is_resting()
@@ -373,6 +406,7 @@ class Filler:
 
     def _open(self, file: int) -> tuple[Fd, Home, CachedFile, bytes, Tier] | None:
         """A file's contents at its home, if it may be cached now."""
+        self._unsettled = False
         with self._volume.lock:
             record = self._volume.catalog.file(file)
             if record is None or not record.links:
@@ -382,13 +416,14 @@ class Filler:
             except OSError as error:
                 self._note(f"{self._volume.show(file)}: {error.strerror}")
                 return None
-            status = os.fstat(source.fd)
+            status, tier = os.fstat(source.fd), self._volume.tier_of(record)
             if self.cache.chunks_for(file, status.st_size) is None:
                 return None
             cached = self.cache.known(file)
-            if cached is None or time.time_ns() - status.st_ctime_ns < _SETTLED_NS:
+            self._unsettled = 0 <= time.time_ns() - status.st_ctime_ns < SETTLED_NS
+            if cached is None or self._unsettled or self._writers.has(source, tier):
                 return None
-            path, tier = self._volume.path(*record.links[0]), self._volume.tier_of(record)
+            path = self._volume.path(*record.links[0])
             return source, Home.of(tier.name, status), cached, path, tier
 
     def _begin(self, cached: CachedFile, path: bytes, home: Home) -> Shadow | None:
@@ -396,10 +431,13 @@ class Filler:
         shadow = self.cache.store.create(path, home)
         self.cache.charge(shadow, map_space(home.size, self.cache.shift))
         failpoints.hit("cache.created")
-        if self.cache.install(cached, shadow):
-            return shadow
-        self.cache.doom_again(shadow)
-        return None
+        installed = False
+        try:
+            installed = self.cache.install(cached, shadow)
+        finally:
+            if not installed:
+                self.cache.doom(shadow)
+        return shadow if installed else None
 
     def _copy(
         self, cached: CachedFile, shadow: Shadow, reads: Uncached, writes: Uncached, index: int, space: int
@@ -414,16 +452,17 @@ class Filler:
                 size = min(self._pace.next(self._stop), -(-(length - done) // ALIGNMENT) * ALIGNMENT)
                 if self._stop.is_set() or not self.cache.holds(cached):
                     return False
-                began = time.monotonic()
-                got = reads.read(self._buffer.view[done : done + size], start + done)
-                reading = time.monotonic() - began
+                got, reading = self._read(reads, size, done, start + done)
                 if got < min(size, length - done):
                     raise OSError(errno.EIO, "is shorter than it was")
                 whole = -(-got // ALIGNMENT) * ALIGNMENT
                 self._buffer.view[done + got : done + whole] = bytes(whole - got)
-                began = time.monotonic()
-                writes.write(self._buffer.view[done : done + whole], start + done)
-                self._pace.moved(got, reading, time.monotonic() - began)
+                began = self.cache.tier.traffic.writes.begin()
+                try:
+                    writes.write(self._buffer.view[done : done + whole], start + done)
+                finally:
+                    self.cache.tier.traffic.writes.end(began, whole)
+                self._pace.moved(got, reading, (time.monotonic_ns() - began) / 1e9)
                 done += got
             failpoints.hit("cache.written")
             shadow.seal(index, self._buffer.view[:length])
@@ -436,6 +475,20 @@ class Filler:
         self.progress.filled_bytes += length
         self.progress.speed = self._pace.speed
         return True
+
+    def _read(self, reads: Uncached, size: int, at: int, offset: int) -> tuple[int, float]:
+        """Read into the buffer: (how many bytes, seconds). Raises _HomeError."""
+        assert self._stage is not None  # noqa: S101
+        flow = self._stage[0].traffic.reads
+        got = 0
+        began = flow.begin()
+        try:
+            got = reads.read(self._buffer.view[at : at + size], offset)
+        except OSError as error:
+            raise _HomeError(str(error.strerror)) from error
+        finally:
+            flow.end(began, got)
+        return got, (time.monotonic_ns() - began) / 1e9
 
     def _take_back(self, cached: CachedFile, shadow: Shadow, index: int) -> None:
         """A chunk was not copied: give its room back, unless its shadow is to go anyway."""
@@ -458,27 +511,39 @@ class Filler:
 
     # --- what a user asks for ---
 
-    def _warm_up(self) -> None:
-        """Carry out what users asked for. Raises _PausedError; it then goes on in the next round."""
+    def _warm_up(self, most: float) -> bool:
+        """Carry out what users asked for, for about `most` seconds; whether some is left, as after _PausedError."""
+        deadline = time.monotonic() + most
         while True:
             with self._wake:
                 warm = self._warm[0] if self._warm else None
             if warm is None or self._stop.is_set():
-                return
+                return False
             why: str | None = None
             while warm.files and why is None and not self._stop.is_set():
+                if time.monotonic() > deadline:
+                    return True
+                self.progress.warming = len(warm.files)
                 file = warm.files[0]
                 if self._is_resting():
                     why = self.progress.last_error or "the cache rests after failures"
                 elif not self._admit(file, list(self._numbers(file)), deque(), warm.told):
-                    why = "the cache is full"
+                    why = self._why_not()
                 else:
                     warm.files.popleft()
             if self._stop.is_set():
-                return
+                return False
             with self._wake:
                 self._warm.popleft()
             warm.done(why)
+
+    def _why_not(self) -> str:
+        """Why there was no room for all of a file."""
+        if self._is_resting():
+            return self.progress.last_error or "the cache rests after failures"
+        if self.cache.shadows >= self.cache.most_shadows:
+            return f"it has {self.cache.shadows} files, as many as the limit of open files allows"
+        return "the cache is full"
 
     def _numbers(self, file: int) -> Iterator[int]:
         cached = self.cache.known(file)

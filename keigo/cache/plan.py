@@ -14,11 +14,13 @@ read for HORIZON, or for as long as the file is expected to live, where that is 
 A chunk that went out not long ago and is asked for again went out too early: MARGIN and c are nothing for it. Chunks
 are all of one size, so the best go first until there is no room. Where most chunks of a file are in, or are to be, and
 there is room to spare, so are the others: one sequential copy, and no more work with the file.
+
+Files are looked at some at a time, so that a plan for many needs little memory, and no one step of it takes long.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
@@ -35,6 +37,11 @@ MARGIN: Final = 1.25
 would take each other's place for ever."""
 MOST_OF: Final = 0.75
 """Share of a file's chunks from which on the others come, too."""
+_BATCH: Final = 1 << 17
+"""Chunks that are looked at at once: some MiB, some milliseconds."""
+_KEPT: Final = 16
+"""Missing chunks of mostly cached files that are remembered, as a multiple of those that can be copied."""
+_ROW: Final = np.dtype([("file", "i8"), ("number", "i8"), ("value", "f8"), ("cost", "f8"), ("ghost", "?")])
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,65 +71,92 @@ class Plan:
     """Those that make room for them, the one that is worth least first."""
 
 
-def plan(files: Sequence[Candidate], free: int, most: int, since: float) -> Plan:
+def plan(files: Iterable[Candidate], free: int, most: int, since: float) -> Plan:
     """What is to be copied next, `most` chunks at most, where there is room for `free` more.
 
     `since`: seconds since the heat was last halved.
     """
-    if not files:
-        return Plan((), ())
+    wanted = victims = np.empty(0, _ROW)
+    rests: list[tuple[int, NDArray[np.intp]]] = []
+    """Of files that will be mostly cached, if all goes in that pays for it, what does not."""
+    left = _KEPT * min(free, most)
+    for batch in _batches(files):
+        rows, cached = _rated(batch, since)
+        pays = ~cached & (rows["value"] > rows["cost"])
+        wanted = _first(np.concatenate((wanted, rows[pays])), _worth, most)
+        victims = _first(np.concatenate((victims, rows[cached])), _value, most)
+        start = 0
+        for each in batch:
+            end = start + len(each.heat)
+            rest = np.flatnonzero(~(each.cached | pays[start:end]))
+            start = end
+            if left > 0 and each.saving > 0 and 0 < len(rest) <= min(free, most, (1 - MOST_OF) * len(each.heat)):
+                rests.append((each.file, rest))
+                left -= len(rest)
+    wanted = _sorted(wanted, _worth)
+    victims = _sorted(victims, _value)[: max(0, len(wanted) - free)]
+    margin = np.where(wanted["ghost"][free:], 1.0, MARGIN)[: len(victims)]
+    better = wanted[free:][: len(victims)]
+    pays = better["value"] - margin * victims["value"] > better["cost"]
+    # Beyond the first that does not pay, what would come is worth less, and what it would displace is worth more.
+    exchanged = len(pays) if pays.all() else int(np.argmin(pays))
+    admit = [(int(row["file"]), int(row["number"])) for row in wanted[: free + exchanged]]
+    room = min(free, most) - len(wanted)
+    for file, rest in rests:
+        if len(rest) <= room:
+            admit += ((file, int(number)) for number in rest)
+            room -= len(rest)
+    evict = ((int(row["file"]), int(row["number"])) for row in victims[:exchanged])
+    return Plan(tuple(sorted(admit)), tuple(evict))
+
+
+def _batches(files: Iterable[Candidate]) -> Iterator[list[Candidate]]:
+    batch: list[Candidate] = []
+    size = 0
+    for each in files:
+        batch.append(each)
+        size += len(each.heat)
+        if size >= _BATCH:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch
+
+
+def _rated(files: list[Candidate], since: float) -> tuple[NDArray[np.void], NDArray[np.bool_]]:
+    """All chunks of some files, and which of them are cached."""
     lengths = [len(each.heat) for each in files]
-    owner = np.repeat(np.arange(len(files)), lengths)
-    number = np.concatenate([np.arange(length) for length in lengths])
-    cached = np.concatenate([each.cached for each in files])
-    ghosts = np.concatenate([each.ghosts for each in files])
+    rows = np.empty(sum(lengths), _ROW)
+    rows["file"] = np.repeat([each.file for each in files], lengths)
+    rows["number"] = np.concatenate([np.arange(length) for length in lengths])
+    rows["ghost"] = np.concatenate([each.ghosts for each in files])
     per_read = np.repeat([max(0.0, each.saving) / (HALF_LIFE + since) for each in files], lengths)
-    value = np.concatenate([each.heat for each in files]) * per_read
-    horizon = np.repeat([min(HORIZON, each.life) for each in files], lengths)
-    cost = np.where(ghosts, 0.0, np.repeat([each.copy for each in files], lengths)) / horizon
-    wanted = np.flatnonzero(~cached & (value > cost))
-    wanted = _best(wanted, value[wanted] - cost[wanted], most)
-    victims = np.flatnonzero(cached)
-    victims = victims[np.argsort(value[victims], kind="stable")[: max(0, len(wanted) - free)]]
-    admit, evict = list(wanted[:free]), []
-    for candidate, victim in zip(wanted[max(0, free) :], victims, strict=False):
-        margin = 1.0 if ghosts[candidate] else MARGIN
-        if value[candidate] - margin * value[victim] <= cost[candidate]:
-            break  # the next one is worth less, and what it would displace is worth more
-        admit.append(candidate)
-        evict.append(victim)
-    if len(wanted) < min(free, most):
-        admit += _rest(files, lengths, cached, admit, min(free, most) - len(admit))
-    order = sorted(admit)
-    return Plan(
-        tuple((files[owner[at]].file, int(number[at])) for at in order),
-        tuple((files[owner[at]].file, int(number[at])) for at in evict),
-    )
+    rows["value"] = np.concatenate([each.heat for each in files]) * per_read
+    per_copy = np.repeat([each.copy / min(HORIZON, each.life) for each in files], lengths)
+    rows["cost"] = np.where(rows["ghost"], 0.0, per_copy)
+    return rows, np.concatenate([each.cached for each in files])
 
 
-def _best(which: NDArray[np.intp], worth: NDArray[np.float64], most: int) -> NDArray[np.intp]:
-    """The `most` that are worth most, the best first."""
-    if len(which) > most:
-        chosen = np.argpartition(worth, len(which) - most)[len(which) - most :]
-        which, worth = which[chosen], worth[chosen]
-    return which[np.argsort(-worth, kind="stable")]
-
-
-def _rest(
-    files: Sequence[Candidate],
-    lengths: Sequence[int],
-    cached: NDArray[np.bool_],
-    admit: Sequence[np.intp],
-    room: int,
-) -> list[np.intp]:
-    """What is missing of files that are mostly cached, or will be, as far as there is room for all of it."""
-    will = cached.copy()
-    will[np.asarray(admit, dtype=np.intp)] = True
-    found: list[np.intp] = []
-    start = 0
-    for each, length in zip(files, lengths, strict=True):
-        missing = np.flatnonzero(~will[start : start + length]) + start
-        if each.saving > 0 and 0 < len(missing) <= (1 - MOST_OF) * length and len(missing) <= room - len(found):
-            found.extend(missing)
-        start += length
+def _worth(rows: NDArray[np.void]) -> NDArray[np.float64]:
+    """The less, the better to be copied."""
+    found: NDArray[np.float64] = rows["cost"] - rows["value"]
     return found
+
+
+def _value(rows: NDArray[np.void]) -> NDArray[np.float64]:
+    """The less, the better to go."""
+    found: NDArray[np.float64] = rows["value"]
+    return found
+
+
+def _first(
+    rows: NDArray[np.void], key: Callable[[NDArray[np.void]], NDArray[np.float64]], most: int
+) -> NDArray[np.void]:
+    """The `most` rows with the least keys, in any order."""
+    if len(rows) <= most:
+        return rows
+    return rows[np.argpartition(key(rows), most - 1)[:most]]
+
+
+def _sorted(rows: NDArray[np.void], key: Callable[[NDArray[np.void]], NDArray[np.float64]]) -> NDArray[np.void]:
+    return rows[np.argsort(key(rows), kind="stable")]

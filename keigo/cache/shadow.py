@@ -16,14 +16,17 @@ from __future__ import annotations
 import errno
 import os
 import random
+import shutil
+import stat
 import struct
+import threading
 from collections.abc import Sequence
 from typing import Final
 
 import msgspec
 import xxhash
 
-from keigo.tiers.fds import Fd, fallocate, lstat_or_none, open_direct
+from keigo.tiers.fds import Fd, fallocate, lstat_or_none
 
 MAGIC: Final = b"KEIGOSH1"
 DATA: Final = b".data"
@@ -37,6 +40,8 @@ _NEW: Final = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _KNOWN: Final = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _MIX: Final = 0x9E3779B97F4A7C15
 _U64: Final = (1 << 64) - 1
+_heads = threading.Lock()
+"""A leaf: held while a head is written."""
 
 
 class ShadowError(Exception):
@@ -57,6 +62,12 @@ class Home(msgspec.Struct, frozen=True, array_like=True):
     def of(cls, tier: str, status: os.stat_result) -> Home:
         """Of a file on a tier."""
         return cls(tier, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+
+    def is_changed(self, before: Home, *, moved: bool) -> bool:
+        """Whether a file that was `before` has other contents now, as far as can be told. A move keeps the time."""
+        if (self.size, self.mtime_ns) != (before.size, before.mtime_ns):
+            return True
+        return not moved and (self.tier, self.ino) != (before.tier, before.ino)
 
 
 class Head(msgspec.Struct, array_like=True):
@@ -98,11 +109,11 @@ class Shadow:
         self.head = head
         self.data = data
         self._map = index
-        self.direct = open_direct(data)
         self.size = head.home.size
         self.shift = head.shift
         self.count = chunks_of(self.size, self.shift)
         self.dirty = False
+        self._void = False
         self.charged = 0
         """Bytes that it is counted for; the cache's."""
 
@@ -142,7 +153,19 @@ class Shadow:
         if len(block) > _HEAD:
             raise OSError(errno.ENAMETOOLONG, "the path of a cached file is too long")
         self.dirty = True
-        _write(self._map, block.ljust(_HEAD, b"\0"), 0)
+        with _heads:
+            if not self._void:
+                _write(self._map, block.ljust(_HEAD, b"\0"), 0)
+
+    def void(self) -> None:
+        """See to it that no later mount takes it for the shadow of anything, whatever happens. Raises OSError.
+
+        By any thread. To remove it would not do: after a power loss it may be there again.
+        """
+        with _heads:
+            self._void = True
+            _write(self._map, bytes(_HEAD), 0)
+            os.fdatasync(self._map.fd)
 
     def sums(self) -> Sequence[int]:
         """The checksum of each chunk; 0: it is not there. Raises OSError, ShadowError."""
@@ -219,7 +242,7 @@ def parse_head(raw: bytes) -> Head:
         raise ShadowError("has a damaged head")
     try:
         head = msgspec.msgpack.decode(body, type=Head)
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:  # msgspec lets text that is no UTF-8 through
         raise ShadowError(f"has a head that is none: {error}") from error
     if not 0 < head.home.size < 1 << 62 or not 12 <= head.shift <= 30 or not 0 <= head.seed <= _U64:
         raise ShadowError("has a head that cannot be")
@@ -227,9 +250,14 @@ def parse_head(raw: bytes) -> Head:
 
 
 def delete(directory: Fd, name: bytes) -> None:
-    """Remove what there is of a shadow. Raises OSError."""
+    """Remove what there is of a shadow, and what stands in its place. Raises OSError."""
     for kind in (MAP, DATA):
-        if lstat_or_none(name + kind, directory.fd) is not None:
+        status = lstat_or_none(name + kind, directory.fd)
+        if status is None:
+            continue
+        if stat.S_ISDIR(status.st_mode):
+            shutil.rmtree(name + kind, dir_fd=directory.fd)
+        else:
             os.unlink(name + kind, dir_fd=directory.fd)
 
 

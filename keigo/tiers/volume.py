@@ -97,10 +97,11 @@ class Volume:
         self.file_closed: Callable[[], None] = lambda: None
         """Called when a writer closed a file or a tier's room changed: there may be something to migrate."""
         self.rewritten: Callable[[int], None] = lambda _file: None
-        """Called, under the lock, when a file was opened to be written or was cut, before anybody hears of it, and when
-        it has lost its last name: what is known of its contents does not hold any more."""
+        """Called, under the lock, when a file was opened to be written (and its writer not yet counted) or was cut,
+        before anybody hears of it, and when it has lost its last name (and is out of the catalog): what is known of its
+        contents does not hold any more."""
         self.moved: Callable[[int], None] = lambda _file: None
-        """Called, under the lock, when a file has migrated."""
+        """Called, under the lock, when a file has migrated, or has got or lost a name and has others."""
         self.doomed: Callable[[], frozenset[int]] = frozenset
         """Asked, without locks, for the files that running compactions read."""
         self.directories = Directories(catalog, tiers)
@@ -526,6 +527,7 @@ class Volume:
             os.link(old, name, src_dir_fd=source.fd, dst_dir_fd=parent.fd, follow_symlinks=False)
             record.links.append((directory, name))
             self.catalog.put_file(file, record)
+            self.moved(file)
             self.catalog.put_entry(directory, name, Entry("special" if record.special else "file", file))
 
     def unlink(self, directory: int, name: bytes) -> Fd | None:
@@ -554,9 +556,10 @@ class Volume:
         record.links.remove((directory, name))
         if record.links:
             self.catalog.put_file(file, record)
+            self.moved(file)
             return
-        self.rewritten(file)
         self.catalog.drop_file(file)
+        self.rewritten(file)
         if file in self.open_files:
             self.orphans[file] = record
         elif not record.special:
@@ -569,6 +572,7 @@ class Volume:
         if not record.special:
             record.role = role_of(new[1])
         self.catalog.put_file(file, record)
+        self.moved(file)
 
     def sync_dir(self, directory: int) -> None:
         """fsync a directory on every tier that mirrors it. Raises OSError; takes the lock only to find them."""

@@ -65,6 +65,12 @@ def test_a_cache(tmp_path: Path) -> None:
         assert read(tmp_path, TWO + none).cache is None
 
 
+def test_where_metrics_are(tmp_path: Path) -> None:
+    said = {"9123": ("127.0.0.1", 9123), "0.0.0.0:80": ("0.0.0.0", 80), "'[::1]:9123'": ("::1", 9123)}
+    for text, wanted in said.items():
+        assert read(tmp_path, ONE + f"metrics: {text}\n").metrics == wanted
+
+
 def test_defaults(tmp_path: Path) -> None:
     config = read(tmp_path, TWO)
     assert config.tiers[0].capacity is None
@@ -210,6 +216,10 @@ MISTAKES = [
     (ONE + "pins:\n  '': a\n", 5, "is not a pattern"),
     (ONE + "catalog: c\n", 4, "'c' is not a tier"),
     (ONE + "copy_limit: fast\n", 4, "'fast' is not a size"),
+    (ONE + "metrics: on\n", 4, "metrics: 'on' is neither a port nor ADDRESS:PORT"),
+    (ONE + "metrics: 99999\n", 4, "is neither a port"),
+    (ONE + "metrics: host:80\n", 4, "is neither a port"),
+    (ONE + "metrics: true\n", 4, "is neither a port"),
     (ONE + "io_priority: 7\n", 4, "must be true or false, not 7"),
 ]
 
@@ -228,7 +238,7 @@ def test_no_such_file(tmp_path: Path) -> None:
 
 
 KEYS = (
-    "volume tiers placement cache pins catalog copy_limit io_priority tier chunk "
+    "volume tiers placement cache pins catalog copy_limit io_priority metrics tier chunk "
     "name path in_place capacity reserve policy levels period"
 )
 WORDS = st.sampled_from([*KEYS.split(), *POLICIES, "wal", "a", "5%", "60s", "64MiB", "9" * 400, "nan%", "/x", ""])
