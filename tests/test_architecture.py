@@ -49,6 +49,7 @@ MAY_IMPORT = {
     "keigo.policies": {"keigo.config", "keigo.errors", "keigo.placement"},
     "keigo.doctor": {"keigo.config", "keigo.control", "keigo.devices", "keigo.mounts", "keigo.units"},
     "keigo.cli_doctor": {"keigo", "fusefs"},
+    "keigo.mount_helper": {"keigo.cli"},
     "keigo.drain": {"keigo.tiers", "keigo.control", "keigo.units"},
     "fusefs": {"keigo.tiers", "keigo.lsm", "keigo.placement", "keigo.cache"},
     "keigo.service": {"fusefs", "keigo"},
