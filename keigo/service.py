@@ -11,6 +11,7 @@ import errno
 import fnmatch
 import logging
 import os
+import stat
 import threading
 import time
 from collections import deque
@@ -249,6 +250,12 @@ class Service:
         self.volume.placing.measured({name: tier.model for name, tier in self.known.tiers.items()})
         for finding in self.findings:
             log.warning("%s: %s: %s", os.fsdecode(finding.path), finding.problem, finding.detail)
+        for tier in self.volume.tiers:
+            mode = stat.S_IMODE(os.fstat(tier.root.fd).st_mode)
+            if not tier.in_place and mode & 0o077:
+                note = f"tier {tier.name}: others can reach its files past the mount: chmod 700 {tier.label}"
+                log.warning("%s", note)
+                self.notes.append(note)
         try:
             self.filler = self._cache()
             self.namespace = Namespace(self.volume)

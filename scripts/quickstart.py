@@ -105,7 +105,7 @@ def verify(database: Path, versions: list[int]) -> None:
 def run(disk: Path, memory: Path) -> None:
     database, fast, mid = disk / "db", memory / "nvmm", disk / "nvme"
     for directory in (database, fast, mid):
-        directory.mkdir()
+        directory.mkdir(mode=0o700)
     config = disk / "devices.yaml"
 
     step(1, f"a RocksDB in a plain directory, {database}")

@@ -198,8 +198,8 @@ def new_world(
     places = {"mid": base / "mid", "slow": base / "db"}
     if "fast" in names:
         places["fast"] = Path(tempfile.mkdtemp(prefix="keigo-test-", dir="/dev/shm")) / "fast"
-    for place in places.values():
-        place.mkdir()
+    for name, place in places.items():
+        place.mkdir(mode=0o755 if name == "slow" else 0o700)
     volume = f"t-{uuid.uuid4().hex[:12]}"
     config = base / "devices.yaml"
     tiers = {name: places[name] for name in names}

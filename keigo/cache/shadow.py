@@ -126,7 +126,8 @@ class Shadow:
             os.ftruncate(data.fd, _round_up(home.size))
             index = Fd(os.open(name + MAP, _NEW, 0o600, dir_fd=directory.fd))
             made = cls(directory, name, head, data, index)
-            os.ftruncate(index.fd, map_space(home.size, shift))
+            # All of it now: what is written there later is not to fail, and cost the shadow, because the device is full.
+            os.posix_fallocate(index.fd, 0, map_space(home.size, shift))
             made.write_head()
         except OSError:
             delete(directory, name)

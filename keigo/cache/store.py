@@ -54,7 +54,7 @@ class Store:
     def load(self, home_of: Callable[[bytes], Home | None]) -> Iterator[Shadow]:
         """The shadows that are of files which are still the same; the others are deleted.
 
-        `home_of` tells what the file of a path is now. Raises OSError where not even deleting works.
+        `home_of` tells what the file of a path is now. Raises OSError where the directory cannot be read.
         """
         names: dict[bytes, set[bytes]] = {}
         for item in os.listdir(self.directory.fd):
@@ -73,15 +73,24 @@ class Store:
                     raise ShadowError("is of a file that is not the same any more")
             except (ShadowError, OSError) as error:
                 log.info("cache: %s: %s; deleted", name.decode(), error)
-                delete(self.directory, name)
+                self._delete(name)
             else:
                 yield shadow
 
+    def _delete(self, name: bytes) -> None:
+        try:
+            delete(self.directory, name)
+        except OSError as error:
+            log.warning("cache: %s: cannot be deleted: %s", name.decode(), error)
+
     def _remove_stranger(self, name: bytes) -> None:
         try:
-            os.unlink(name, dir_fd=self.directory.fd)
-        except IsADirectoryError:
-            shutil.rmtree(name, dir_fd=self.directory.fd)
+            try:
+                os.unlink(name, dir_fd=self.directory.fd)
+            except IsADirectoryError:
+                shutil.rmtree(name, dir_fd=self.directory.fd)
+        except OSError as error:
+            log.warning("cache: %s: cannot be deleted: %s", os.fsdecode(name), error)
 
     def create(self, path: bytes, home: Home) -> Shadow:
         """A new shadow, without chunks. Raises OSError."""

@@ -28,8 +28,6 @@ def place(make_world: MakeWorld) -> World:
 
 
 def test_a_volume_that_can_be_mounted(place: World) -> None:
-    for tier in place.tiers.values():
-        tier.chmod(0o700)
     told = found(place, place.directory, "-d", place.config)
     assert not told["bad"]
     texts = [finding["what"] for finding in told["ok"]]
@@ -59,7 +57,6 @@ def test_a_running_database_underneath(place: World) -> None:
 
 def test_tiers_that_others_can_read(place: World) -> None:
     place.tiers["mid"].chmod(0o755)
-    place.tiers["fast"].chmod(0o700)
     notes = found(place, place.directory, "-d", place.config)["note"]
     (note,) = [note for note in notes if "others can read it" in note["what"]]
     assert note["what"].startswith("tier mid: ")

@@ -59,3 +59,12 @@ def test_the_unit_calls_what_there_is() -> None:
         assert (os.path.basename(program), command_name) == ("keigo", what)
         assert "${DIR}" in rest
     assert unit["Service"]["SendSIGKILL"] == "no"
+
+
+def test_a_tier_that_others_can_reach_is_told(world: World) -> None:
+    world.tiers["mid"].chmod(0o750)
+    done = world.keigo("mount", world.directory, "-d", world.config, "--driver", world.driver)
+    world.pids.append(world.status()["pid"])
+    assert done.stderr.splitlines() == [
+        f"note: tier mid: others can reach its files past the mount: chmod 700 {world.tiers['mid']}"
+    ]
