@@ -67,6 +67,7 @@ struct slot {
 struct tally {
     _Atomic uint64_t reads, bytes, nanoseconds;
     _Atomic int under_way;
+    _Atomic uint64_t failures; /* of reads and syncs, by what may be the device's fault */
 };
 
 static struct slot *slots;
@@ -164,7 +165,7 @@ static ssize_t read_fully(int fd, char *to, size_t size, off_t offset)
         if (got < 0) {
             if (errno == EINTR)
                 continue;
-            return done ? (ssize_t)done : -1;
+            return -1;
         }
         if (got == 0)
             break;
@@ -194,6 +195,25 @@ static uint64_t monotonic(void)
     return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
 }
 
+/* An error that speaks of a device, not of who uses it: those of keigo/tiers/health.py that pread and fsync may give. */
+static void note_failure(unsigned tier, int error)
+{
+    switch (error) {
+    case EIO:
+    case EROFS:
+    case ENODEV:
+    case ENXIO:
+    case ENOTCONN:
+    case ESTALE:
+    case ETIMEDOUT:
+    case EREMOTEIO:
+    case EUCLEAN:
+    case EBADMSG:
+    case ESHUTDOWN:
+        atomic_fetch_add_explicit(&tallies[tier].failures, 1, memory_order_relaxed);
+    }
+}
+
 /* Read at the slot's home, or from the shadow of `from`, counted for the tier. */
 static ssize_t read_counted(void *of, struct chunks *from, char *to, size_t size, size_t room, uint64_t offset)
 {
@@ -203,6 +223,8 @@ static ssize_t read_counted(void *of, struct chunks *from, char *to, size_t size
     uint64_t began = monotonic();
     ssize_t got = from ? chunks_read_shadow(from, to, size, room, offset) : read_slot(slot, to, size, offset);
     int error = errno;
+    if (got < 0 && !from)
+        note_failure((unsigned)(tally - tallies), error);
     atomic_fetch_add_explicit(&tally->nanoseconds, monotonic() - began, memory_order_relaxed);
     atomic_fetch_add_explicit(&tally->bytes, got > 0 ? (uint64_t)got : 0, memory_order_relaxed);
     atomic_fetch_add_explicit(&tally->reads, 1, memory_order_relaxed);
@@ -263,7 +285,10 @@ static int serve(int device, const struct fuse_in_header *head, size_t length, P
             return 0;
         int fd = atomic_load_explicit(&slot->fd, memory_order_relaxed) - 1;
         int failed = in->fsync_flags & FUSE_FSYNC_FDATASYNC ? fdatasync(fd) : fsync(fd);
-        answer(device, head->unique, failed ? errno : 0, NULL, 0);
+        int error = failed ? errno : 0;
+        if (failed)
+            note_failure(atomic_load_explicit(&slot->tier, memory_order_relaxed), error);
+        answer(device, head->unique, error, NULL, 0);
         return 1;
     }
     case FUSE_FLUSH: {
@@ -398,7 +423,8 @@ static PyObject *datapath_attach(PyObject *module, PyObject *args)
     if (!chunks)
         return NULL;
     struct chunks *known = atomic_load(&slot->chunks);
-    if (known == chunks)
+    /* A migration may meet a handle that is not set yet, or cleared already: its number may be another file's next. */
+    if (known == chunks || !atomic_load(&slot->fd))
         Py_RETURN_NONE;
     if (known) {
         PyErr_SetString(PyExc_ValueError, "the slot has other chunks");
@@ -503,6 +529,14 @@ static PyObject *datapath_tally(PyObject *module, PyObject *args)
                          (unsigned long long)atomic_load(&tally->nanoseconds), atomic_load(&tally->under_way));
 }
 
+static PyObject *datapath_failures(PyObject *module, PyObject *args)
+{
+    unsigned int tier;
+    if (!PyArg_ParseTuple(args, "I", &tier) || !tier_is_valid(tier))
+        return NULL;
+    return PyLong_FromUnsignedLongLong(atomic_load(&tallies[tier].failures));
+}
+
 static PyObject *datapath_set_cache_tier(PyObject *module, PyObject *args)
 {
     unsigned int tier;
@@ -542,13 +576,14 @@ static PyMethodDef methods[] = {
     {"next", datapath_next, METH_VARARGS, "Serve requests of a device until one is for Python; returns it, or None to end."},
     {"set", datapath_set, METH_VARARGS, "Let the data path serve a handle by these descriptors."},
     {"move", datapath_move, METH_VARARGS, "Count a handle's reads for another tier from now on."},
-    {"attach", datapath_attach, METH_VARARGS, "Read a handle's file by these chunks, too, until it is cleared."},
+    {"attach", datapath_attach, METH_VARARGS, "Read a set handle's file by these chunks, too, until it is cleared."},
     {"clear", datapath_clear, METH_VARARGS, "End what set began; returns what `fresh` would say of it: (reads, bytes)."},
     {"fresh", datapath_fresh, METH_NOARGS,
      "[(node, reads, bytes)] of the foreground, not from the cache, since last asked, by handle."},
     {"flushed", datapath_flushed, METH_VARARGS, "Whether a descriptor of the handle has been closed."},
     {"counts", datapath_counts, METH_VARARGS, "(reads, bytes) of a handle for each class of thread."},
     {"tally", datapath_tally, METH_VARARGS, "(reads, bytes, nanoseconds, under way) of all handles of a tier so far."},
+    {"failures", datapath_failures, METH_VARARGS, "How many reads and syncs of a tier's files failed so far."},
     {"set_cache_tier", datapath_set_cache_tier, METH_VARARGS, "Count reads of shadows for this tier."},
     {"set_starved", datapath_set_starved, METH_VARARGS, "Set the eventfd that tells that no worker waits for requests."},
     {"forget", datapath_forget, METH_VARARGS, "Forget the class of a thread."},

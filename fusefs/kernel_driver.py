@@ -204,6 +204,7 @@ class KernelDriver:
         self._attach(path, source, allow_other=allow_other)
         namespace.meter.writes_are_timed = False
         namespace.meter.read_elsewhere = lambda tier: Moved(*_datapath.tally(tier))
+        namespace.meter.failed_elsewhere = _datapath.failures
         namespace.rehomed = self._rehome
         if namespace.cache is not None:
             _datapath.set_cache_tier(namespace.cache.tier.index)

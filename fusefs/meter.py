@@ -46,6 +46,8 @@ class Meter:
         """Whether every write of a file comes through us, so that the time it takes is known."""
         self.read_elsewhere: Callable[[int], Moved] = lambda _tier: Moved(0, 0, 0, 0)
         """What a driver read itself of a tier, by the tier's index."""
+        self.failed_elsewhere: Callable[[int], int] = lambda _tier: 0
+        """How many reads and syncs of a driver's own have failed on a tier, by the tier's index."""
 
     def measure_writers(self) -> None:
         """Take note of what the kernel wrote past us, so that room and `status` are right while files are open.

@@ -28,6 +28,7 @@ from keigo.tiers.directories import fail
 from keigo.tiers.fds import Fd, fallocate, magic_link, open_direct, set_times
 from keigo.tiers.observer import TELLING, Observer
 from keigo.tiers.rename import rename
+from keigo.tiers.tier import Tier
 from keigo.tiers.traffic import Traffic
 from keigo.tiers.volume import Volume
 
@@ -482,6 +483,9 @@ class Namespace:
                 if not more:
                     break
                 data += more
+        except OSError as error:
+            self._tier_of(opened).health.failed(error)
+            raise
         finally:
             flow.end(began, len(data))
         return data
@@ -496,6 +500,9 @@ class Namespace:
         began = home.begin()
         try:
             data, served = opened.chunks.read(opened.file.fd, size, offset)
+        except OSError as error:
+            self._tier_of(opened).health.failed(error)
+            raise
         finally:
             if served == len(data) and served:
                 home.end_elsewhere(cached, began, served)
@@ -537,7 +544,8 @@ class Namespace:
         try:
             while done < len(data):
                 done += os.pwrite(file.fd, view[done:], offset + done)
-        except OSError:
+        except OSError as error:
+            self._tier_of(opened).health.failed(error)
             if done == 0:
                 raise
             # What was written counts; the error comes again with the rest.
@@ -553,11 +561,15 @@ class Namespace:
 
     def fsync(self, handle: int, *, data_only: bool) -> None:
         """Make a file durable."""
-        file = self._handles[handle].file
-        if data_only:
-            os.fdatasync(file.fd)
-        else:
-            os.fsync(file.fd)
+        opened = self._handles[handle]
+        try:
+            if data_only:
+                os.fdatasync(opened.file.fd)
+            else:
+                os.fsync(opened.file.fd)
+        except OSError as error:
+            self._tier_of(opened).health.failed(error)
+            raise
 
     def fallocate(self, handle: int, mode: int, offset: int, length: int) -> None:
         """Allocate, or with mode flags punch, zero or keep the size, as fallocate(2)."""
@@ -653,9 +665,12 @@ class Namespace:
 
     # --- the volume ---
 
+    def _tier_of(self, opened: Handle) -> Tier:
+        """The tier that holds an open file."""
+        return self.volume.open_files[opened.node].tier
+
     def _traffic_of(self, opened: Handle) -> Traffic:
-        """The counts of the tier that holds an open file."""
-        return self.volume.open_files[opened.node].tier.traffic
+        return self._tier_of(opened).traffic
 
     def close(self) -> None:
         """Release what the kernel did not: after an abort no release comes."""

@@ -47,6 +47,7 @@ from keigo.policies import make_policy
 from keigo.tiers.catalog import boot_id
 from keigo.tiers.directories import shown
 from keigo.tiers.fds import read_file, write_durably
+from keigo.tiers.health import Watch
 from keigo.tiers.mover import Mover, Request, elsewhere
 from keigo.tiers.opening import dissolve, open_volume
 from keigo.tiers.scan import Finding
@@ -300,6 +301,8 @@ class Service:
 
     def _started(self, ready: Callable[[list[Finding]], None]) -> None:
         self.mover.start()
+        self._watch = Watch(self.volume.tiers, self.namespace.meter.failed_elsewhere)
+        self._watch.start()
         if self.filler is not None:
             self.filler.start()
         self.namespace.observer.start()
@@ -389,6 +392,7 @@ class Service:
 
     def _close(self) -> None:
         self._end_metrics()
+        self._watch.stop()
         self.mover.stop()
         if self.filler is not None:
             self.filler.stop()

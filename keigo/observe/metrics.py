@@ -89,6 +89,13 @@ def _tiers(volume: str, tiers: Sequence[Mapping[str, Any]]) -> Iterable[Metric]:
                 if value is not None:
                     gauge.add_metric([volume, tier["name"]], value)
             yield gauge
+    ill = GaugeMetricFamily("keigo_tier_degraded", "1 while a tier's device does not work", labels=["volume", "tier"])
+    errors = CounterMetricFamily("keigo_tier_errors", "Operations that failed on a tier", labels=["volume", "tier"])
+    for tier in tiers:
+        ill.add_metric([volume, tier["name"]], int(tier["degraded_for"] is not None))
+        errors.add_metric([volume, tier["name"]], tier["errors"])
+    yield ill
+    yield errors
     for name, text, key in _MOVED:
         counter = CounterMetricFamily(name, text, labels=["volume", "tier"])
         for tier in tiers:

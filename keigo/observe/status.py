@@ -40,6 +40,9 @@ def status_of(volume: Volume, loads: Sequence[Load]) -> dict[str, Any]:
                     "room": tier.room(),
                     "files": tier.files,
                     "load": asdict(load),
+                    "degraded_for": tier.health.degraded_for,
+                    "errors": tier.health.errors,
+                    "last_error": tier.health.last,
                 }
                 for tier, load in zip(volume.tiers, loads, strict=True)
             ],

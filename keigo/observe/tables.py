@@ -29,6 +29,19 @@ def _rate(load: Mapping[str, Any], direction: str) -> str:
     return f"{format_size(round(bandwidth))}/s" + ("" if k is None else f" k={k:.1f}")
 
 
+def degraded_lines(tiers: Sequence[Mapping[str, Any]]) -> list[RenderableType]:
+    """Tiers whose devices do not work."""
+    return [
+        Text(
+            f"tier {tier['name']} is degraded for {tier['degraded_for']:.0f} s: {tier['errors']} error(s), last: "
+            f"{tier['last_error']}; new files go elsewhere",
+            style="bold red",
+        )
+        for tier in tiers
+        if tier["degraded_for"] is not None
+    ]
+
+
 def cache_lines(cache: Mapping[str, Any]) -> list[RenderableType]:
     """What the read cache holds and is worth."""
     used, capacity = format_size(cache["used"]), format_size(cache["capacity"])
@@ -98,6 +111,7 @@ def status_table(status: Mapping[str, Any]) -> RenderableType:
             _rate(tier["load"], "write"),
         )
     lines: list[RenderableType] = [head_line(status), table, migration_line(status["migrations"])]
+    lines += degraded_lines(status["tiers"])
     if status["cache"]:
         lines += cache_lines(status["cache"])
     priority = status["io_priority"]

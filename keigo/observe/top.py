@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from keigo.observe.lsm_table import trees_table
-from keigo.observe.tables import bar, cache_lines, head_line, migration_line
+from keigo.observe.tables import bar, cache_lines, degraded_lines, head_line, migration_line
 from keigo.units import format_size
 
 
@@ -21,6 +21,7 @@ def top_view(status: Mapping[str, Any], trees: Mapping[str, Any]) -> RenderableT
     stalled = Text("writers wait", style="bold red") if pressure["stalled"] else Text("no writer waits", style="green")
     waits = Text.assemble("databases: ", stalled, f", level 0 at {pressure['level0']:.0%} of what slows writers down")
     parts: list[RenderableType] = [head_line(status), _tiers(status), waits, migration_line(status["migrations"])]
+    parts += degraded_lines(status["tiers"])
     if status["cache"]:
         parts += cache_lines(status["cache"])
     return Group(*parts, Rule(style="dim"), trees_table(trees))

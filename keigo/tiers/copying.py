@@ -77,6 +77,9 @@ def copy(
             began = target.traffic.writes.begin()
             try:
                 writes.write(chunk, offset)
+            except OSError as error:
+                target.health.failed(error)
+                raise
             finally:
                 target.traffic.writes.end(began, len(chunk))
             writing = (time.monotonic_ns() - began) / 1e9
@@ -85,7 +88,11 @@ def copy(
         copied(len(chunk))
         failpoints.hit("migrate.copying")
     copy_attributes(source, new, status)
-    os.fsync(new.fd)
+    try:
+        os.fsync(new.fd)
+    except OSError as error:
+        target.health.failed(error)
+        raise
     failpoints.hit("migrate.copied")
     back = _read_back(new, target, buffer, pace, stop)
     made = os.fstat(new.fd)
@@ -121,6 +128,9 @@ def _read(
     done = 0
     try:
         done = reads.read(buffer.view[:size], offset)
+    except OSError as error:
+        tier.health.failed(error)
+        raise
     finally:
         tier.traffic.reads.end(began, done)
     if not done:

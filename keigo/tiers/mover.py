@@ -281,7 +281,8 @@ class Mover:
             ]
         placing.priced(placing.policy.prices(view, placing.tier_states()), now)
         states = placing.tier_states()
-        moves = placing.policy.plan(view, states)
+        ill = {tier.index for tier in volume.tiers if tier.health.is_degraded}
+        moves = [move for move in placing.policy.plan(view, states) if not {move.source, move.target} & ill]
         chosen = self._first(moves, [tier.room for tier in states])
         return [self._request(move) for move in chosen]
 
@@ -383,6 +384,8 @@ class Mover:
             return None
         if request.file in volume.doomed():
             return _COMPACTED
+        if target.health.is_degraded:
+            return f"tier {target.name} is degraded"
         until = self._bounces.until(request.file, request.target)
         if time.monotonic() < until and not self._is_pinned_to(request):
             return f"has come from {request.target} a short while ago"

@@ -14,6 +14,7 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
 from typing import Final
 
 from keigo import clock
@@ -218,7 +219,7 @@ class Placing:
 
     def choose(self, context: Context, size: int) -> Choice:
         """Where a new file goes. Raises NoRoom where no tier has room for a byte."""
-        states = self.tier_states()
+        states = self._well(self.tier_states())
         pinned = self._pins.tier_for(context.path)
         if pinned is not None:
             pattern, name = pinned
@@ -231,6 +232,13 @@ class Placing:
             if not size:
                 raise
         return self.policy.choose(context, 0, states)  # the size is a guess: a full volume has no room for any
+
+    def _well(self, states: list[TierState]) -> list[TierState]:
+        """The tiers as they are for new files: degraded ones have no room, where another has some."""
+        degraded = [tier.health.is_degraded for tier in self._tiers]
+        if not any(degraded) or not any(state.room > 0 for state, ill in zip(states, degraded, strict=True) if not ill):
+            return states
+        return [replace(state, room=0) if ill else state for state, ill in zip(states, degraded, strict=True)]
 
     # --- files ---
 

@@ -20,6 +20,7 @@ import msgspec
 from keigo.config import TierConfig
 from keigo.errors import KeigoError
 from keigo.tiers.fds import O_DIR, Fd, lstat_or_none, open_dir, read_file, write_durably
+from keigo.tiers.health import Health
 from keigo.tiers.traffic import Traffic
 
 STATE: Final = b".keigo"
@@ -68,6 +69,7 @@ class Tier:
         self.cached = 0
         """Bytes that the read cache takes now."""
         self.traffic = Traffic()
+        self.health = Health(config.name)
         self._state: Fd | None = None
         self._incoming: Fd | None = None
         self._lock: Fd | None = None

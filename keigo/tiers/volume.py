@@ -31,6 +31,7 @@ from keigo.tiers import guard
 from keigo.tiers.catalog import ROOT, Catalog, Entry, FileRecord
 from keigo.tiers.directories import Directories, fail, shown
 from keigo.tiers.fds import O_DIR, Fd, lstat_or_none
+from keigo.tiers.health import BROKEN
 from keigo.tiers.intents import IntentLog
 from keigo.tiers.pins import Pins
 from keigo.tiers.placing import Placing
@@ -339,10 +340,12 @@ class Volume:
                     self.intents.finish(self.roots)
                     fd = Fd(os.open(name, how, 0o600, dir_fd=parent.fd))
             except OSError as error:
-                if error.errno not in _FULL or tier is order[-1]:
+                tier.health.failed(error)
+                if error.errno not in (*_FULL, *BROKEN) or tier is order[-1]:
                     raise
-                log.warning("%s: tier %s is full, trying the next", shown(name), tier.name)
-                reason = f"{choice.reason}; {tier.name} had no space left"
+                log.warning("%s: tier %s: %s, trying the next", shown(name), tier.name, error.strerror)
+                what = "had no space left" if error.errno in _FULL else f"failed: {error.strerror}"
+                reason = f"{choice.reason}; {tier.name} {what}"
                 continue
             _own(fd.fd, self.stat_dir(directory), mode, uid, gid, is_dir=False)
             return tier, fd, reason
@@ -578,8 +581,12 @@ class Volume:
         """fsync a directory on every tier that mirrors it. Raises OSError; takes the lock only to find them."""
         with self.lock:
             mirrors = self.directories.mirrors(directory)
-        for _, fd in mirrors:
-            os.fsync(fd.fd)
+        for tier, fd in mirrors:
+            try:
+                os.fsync(fd.fd)
+            except OSError as error:
+                tier.health.failed(error)
+                raise
 
     # --- guards ---
 

@@ -51,7 +51,7 @@ def test_live_until_interrupted(mounted: World) -> None:
 
 def test_figures_that_are_not_known() -> None:
     load = dict.fromkeys(f"{way}_{what}" for way in ("read", "write") for what in ("bandwidth", "rate", "k"))
-    tier = {"name": "t", "used": 1, "capacity": 2, "load": load}
+    tier = {"name": "t", "used": 1, "capacity": 2, "load": load, "degraded_for": 7.0, "errors": 3, "last_error": "E"}
     status = {
         "volume": "v", "mount": "/m", "driver": "kernel", "driver_reason": "r", "policy": "cost", "pid": 1,
         "placement": {"pressure": {"stalled": True, "level0": 1.0}}, "tiers": [tier], "cache": {},
@@ -64,3 +64,4 @@ def test_figures_that_are_not_known() -> None:
     text = console.export_text()
     assert "writers wait" in text
     assert "?" in text
+    assert "tier t is degraded for 7 s: 3 error(s), last: E" in text

@@ -2,8 +2,11 @@
 
     python -m tests.faults.recorder DIRECTORY LOG SIZE NAME...
 
-LOG is a sequence of records: kind (b"W", b"F"), disk (u8), offset (u64), length (u32), and the bytes of a write. One
-request at a time is answered, each recorded before its answer: so what was answered before a flush came stands before
+The attribute user.fault of a disk makes it fail: "read", "write" and "flush", or several of them, answer EIO; "hang"
+holds all of the disk's requests until it is set to something else.
+
+LOG is a sequence of records: kind (b"W", b"F"), disk (u8), offset (u64), length (u32), and the bytes of a write. Each
+is recorded before its answer, and nothing else happens between: so what was answered before a flush came stands before
 it in the log. Prints "ready" once it is mounted, and ends when it is unmounted.
 """
 
@@ -29,6 +32,7 @@ from pyfuse3 import (
     ModeT,
     RequestContext,
     SetattrFields,
+    XAttrNameT,
 )
 
 HEAD = struct.Struct("<cBQI")
@@ -40,6 +44,8 @@ class Disks(pyfuse3.Operations):
         self.log = log
         self.names = names
         self.data = [bytearray(size) for _ in names]
+        self.faults = [b"" for _ in names]
+        self.told = trio.Condition()
 
     def _entry(self, inode: int) -> EntryAttributes:
         entry = EntryAttributes()
@@ -71,16 +77,32 @@ class Disks(pyfuse3.Operations):
         del flags, ctx
         return FileInfo(fh=FileHandleT(inode - 2))
 
+    async def setxattr(self, inode: InodeT, name: XAttrNameT, value: bytes, ctx: RequestContext) -> None:
+        del name, ctx
+        async with self.told:
+            self.faults[inode - 2] = value
+            self.told.notify_all()
+
+    async def _fail(self, disk: int, what: bytes) -> None:
+        async with self.told:
+            while b"hang" in self.faults[disk]:
+                await self.told.wait()
+        if what in self.faults[disk]:
+            raise FUSEError(errno.EIO)
+
     async def read(self, fh: FileHandleT, off: int, size: int) -> bytes:
+        await self._fail(fh, b"read")
         return bytes(self.data[fh][off : off + size])
 
     async def write(self, fh: FileHandleT, off: int, buf: bytes) -> int:
+        await self._fail(fh, b"write")
         self.data[fh][off : off + len(buf)] = buf
         os.writev(self.log, [HEAD.pack(b"W", fh, off, len(buf)), buf])
         return len(buf)
 
     async def fsync(self, fh: FileHandleT, datasync: bool) -> None:
         del datasync
+        await self._fail(fh, b"flush")
         os.write(self.log, HEAD.pack(b"F", fh, 0, 0))
 
 
@@ -90,7 +112,7 @@ def main() -> None:
     disks = Disks(fd, [name.encode() for name in names], int(size))
     pyfuse3.init(disks, directory, {"fsname=keigo-test-disks"})
     print("ready", flush=True)
-    trio.run(pyfuse3.main, 1, 1)
+    trio.run(pyfuse3.main, 1, 64)  # a disk that hangs holds up no other
     pyfuse3.close(unmount=False)
 
 

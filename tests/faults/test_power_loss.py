@@ -15,11 +15,9 @@ from __future__ import annotations
 import os
 import random
 import subprocess
-import sys
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -29,11 +27,11 @@ from keigo.control import ControlError, ask
 from keigo.errors import KeigoError
 from tests.conftest import World, write_config
 from tests.devices.disks import command, mounted
-from tests.engines.processes import ROOT, StoreProcess
+from tests.engines.processes import StoreProcess
+from tests.faults.disks import NAMES, loops, recorder
 from tests.faults.images import Disks, position
 
 SIZE = 96 << 20
-NAMES = ("fast", "mid", "slow")
 LOSSES = int(os.environ.get("KEIGO_POWER_LOSSES", "5"))
 SECONDS = 4.0
 BATCH = 20
@@ -59,38 +57,6 @@ class Told:
 
 def contents(name: str) -> bytes:
     return random.Random(name).randbytes(random.Random(name).randrange(1, 200_000))
-
-
-@contextmanager
-def loops(images: list[Path], *options: str) -> Iterator[list[str]]:
-    with ExitStack() as stack:
-        found = []
-        for image in images:
-            device = command("losetup", "--show", "-f", *options, image)
-            stack.callback(command, "losetup", "-d", device)
-            found.append(device)
-        yield found
-
-
-@contextmanager
-def recorder(base: Path, log: Path) -> Iterator[list[Path]]:
-    """Files that are recorded disks."""
-    at = base / "disks"
-    at.mkdir()
-    process = subprocess.Popen(
-        [sys.executable, "-m", "tests.faults.recorder", str(at), str(log), str(SIZE), *NAMES],
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    assert process.stdout is not None
-    try:
-        assert process.stdout.readline() == "ready\n"
-        yield [at / name for name in NAMES]
-    finally:
-        subprocess.run(["umount", "-l", at], capture_output=True)
-        process.wait(30)
-        process.stdout.close()
 
 
 def new_world(base: Path, driver: str, volume: str) -> World:
@@ -191,7 +157,7 @@ def test_what_was_acknowledged_survives(tmp_path: Path, driver: str) -> None:
     losses = LOSSES if driver == "kernel" else max(1, LOSSES // 2)
     try:
         with ExitStack() as stack:
-            files = stack.enter_context(recorder(tmp_path, log))
+            files = stack.enter_context(recorder(tmp_path, log, SIZE))
             devices = stack.enter_context(loops(files, "--direct-io=on"))
             for name, device in zip(NAMES, devices, strict=True):
                 command("mkfs.ext4", "-q", "-m", "0", "-E", "nodiscard,lazy_itable_init=0", device)
