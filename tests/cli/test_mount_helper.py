@@ -68,3 +68,10 @@ def test_a_tier_that_others_can_reach_is_told(world: World) -> None:
     assert done.stderr.splitlines() == [
         f"note: tier mid: others can reach its files past the mount: chmod 700 {world.tiers['mid']}"
     ]
+
+
+def test_a_shell_completes_commands() -> None:
+    asked = {"_KEIGO_COMPLETE": "bash_complete", "COMP_WORDS": "keigo mig", "COMP_CWORD": "1"}
+    command = [os.path.join(os.path.dirname(sys.executable), "keigo")]
+    done = subprocess.run(command, env={**os.environ, **asked}, capture_output=True, text=True, timeout=60)
+    assert done.stdout.split() == ["plain,migrate"]
