@@ -24,7 +24,7 @@ from typing import Final
 
 from keigo import failpoints
 from keigo.cache._chunks import Chunks
-from keigo.cache.shadow import Home, Shadow, chunk_space, map_space
+from keigo.cache.shadow import Home, Shadow, base_space, chunk_space
 from keigo.cache.store import Store
 from keigo.lsm.roles import IMMUTABLE
 from keigo.tiers.catalog import ROOT
@@ -34,6 +34,7 @@ from keigo.tiers.volume import Volume
 
 log = logging.getLogger(__name__)
 
+_MOST_CHUNKS: Final = 1 << 24  # of a file: what has more, 256 GiB at least, is sparse and no table
 _DESCRIPTORS: Final = 4  # of a shadow: its data and its map, and two in its file's chunks
 SETTLED_NS: Final = 50_000_000
 """A file that changed later may change again and show the same time (a tick is 10 ms)."""
@@ -143,7 +144,7 @@ class Cache:
         """A shadow that was found: trusted after a clean end, else to be looked at chunk by chunk."""
         sums, heat = shadow.sums(), shadow.heat()
         there = [index for index, value in enumerate(sums) if value]
-        space = map_space(shadow.size, self.shift)
+        space = base_space(shadow.size, self.shift)
         space += sum(chunk_space(shadow.size, self.shift, index) for index in there)
         if not there or self._used + space > self.capacity or self.shadows >= self.most_shadows:
             self._dispose(shadow)
@@ -155,10 +156,7 @@ class Cache:
         self.shadows += 1
         if not self.store.was_clean:
             cached.chunks.set_verify(lambda index: self._verify(cached, index))
-            missing = set(range(shadow.count)).difference(there)
-            if shadow.space() > space:  # a chunk was being copied, or was being punched out
-                for index in missing:
-                    shadow.punch(index)
+            shadow.punch_others(there)  # a chunk may have been on its way in or out
         for index in there:
             if self.store.was_clean:
                 cached.chunks.fill(index)
@@ -213,7 +211,7 @@ class Cache:
 
     def chunks_for(self, file: int, size: int) -> Chunks | None:
         """The chunks that a handle of a file of `size` bytes is to read by; None: nothing of it is ever cached."""
-        if not size or self._source_tier(file) is None:
+        if not 0 < size <= _MOST_CHUNKS << self.shift or self._source_tier(file) is None:
             return None
         with self._lock:
             known = self._files.get(file)
@@ -429,6 +427,12 @@ class Cache:
             self._undurable = True
             self._doomed.remove(shadow)
         self.charge(shadow, -shadow.charged)
+
+    def postpone(self, shadow: Shadow) -> None:
+        """A doomed shadow could not be deleted: the others come first."""
+        with self._lock:
+            self._doomed.remove(shadow)
+            self._doomed.append(shadow)
 
     def take_holes(self) -> list[tuple[CachedFile, Shadow, int]]:
         """Damaged chunks to be punched out."""

@@ -24,19 +24,21 @@ import numpy as np
 from keigo import clock, failpoints
 from keigo.cache.cache import SETTLED_NS, Cache, CachedFile, Counts, source_of
 from keigo.cache.plan import HALF_LIFE, Candidate, Plan, plan
-from keigo.cache.shadow import Home, Shadow, chunk_space, map_space
-from keigo.cache.writers import Writers
+from keigo.cache.shadow import Home, Shadow, base_space, chunk_space
+from keigo.decisions import decided
 from keigo.placement.budget import Budget, budget
 from keigo.tiers.fds import Fd
 from keigo.tiers.pace import OthersUse, Pace, Stage
 from keigo.tiers.tier import Tier
 from keigo.tiers.uncached import ALIGNMENT, Buffer, Uncached
+from keigo.tiers.writers import Writers
 
 log = logging.getLogger(__name__)
 
 _EVERY: Final = 1.0  # seconds between two plans
 _SHARE: Final = 20  # times what a round took pass before the next: at most 5% of the time
 _MOST: Final = 512  # chunks of a plan: some seconds of copying
+_RUN: Final = 64  # chunks of a file that are copied before anything else is looked at
 _CHECKED: Final = 64  # doubtful chunks that are looked at unasked in a round
 _REST: Final = 30.0  # seconds for which a file, or all, is left alone after a failure
 _PATIENCE: Final = 3  # failures in a row until all is left alone
@@ -60,6 +62,8 @@ class Warm:
     """Hears None at the end, or why it ended early; in the filler's thread."""
     told: Callable[[int], None] = lambda _size: None
     """Hears the bytes of each chunk that was copied."""
+    at: int = 0
+    """Chunk of the first of the files that is next."""
 
 
 @dataclass(slots=True)
@@ -216,7 +220,9 @@ class Filler:
                 failpoints.hit("cache.deleting")
                 self.cache.delete(shadow)
             except OSError as error:
+                self.cache.postpone(shadow)
                 self._note(f"a shadow cannot be deleted: {error.strerror}")
+                break
 
     def _count(self) -> None:
         """Take in what was read, and drop the shadows that could not be."""
@@ -314,6 +320,8 @@ class Filler:
     def _carry_out(self, planned: Plan) -> None:
         """Copy what is planned; what goes for it goes when its room is needed."""
         out = deque(planned.evict)
+        if planned.admit:
+            decided("cache", chunks=len(planned.admit), instead_of=len(planned.evict), free=self._free())
         deadline = time.monotonic() + _EVERY
         left = len(planned.admit)
         for file, numbers in _by_file(planned.admit):
@@ -376,7 +384,7 @@ class Filler:
             if shadow is None:
                 if self.cache.shadows >= self.cache.most_shadows:
                     return False
-                need = map_space(home.size, self.cache.shift) + chunk_space(home.size, self.cache.shift, numbers[0])
+                need = base_space(home.size, self.cache.shift) + chunk_space(home.size, self.cache.shift, numbers[0])
                 if not self._make_room(need, out, cached):
                     return False
                 shadow = self._begin(cached, path, home)
@@ -429,7 +437,7 @@ class Filler:
     def _begin(self, cached: CachedFile, path: bytes, home: Home) -> Shadow | None:
         """Make a shadow for a file; None where the file is not the same any more. Raises OSError."""
         shadow = self.cache.store.create(path, home)
-        self.cache.charge(shadow, map_space(home.size, self.cache.shift))
+        self.cache.charge(shadow, base_space(home.size, self.cache.shift))
         failpoints.hit("cache.created")
         installed = False
         try:
@@ -524,13 +532,16 @@ class Filler:
                 if time.monotonic() > deadline:
                     return True
                 self.progress.warming = len(warm.files)
-                file = warm.files[0]
+                numbers = range(warm.at, min(warm.at + _RUN, self._chunks_of(warm.files[0])))
                 if self._is_resting():
                     why = self.progress.last_error or "the cache rests after failures"
-                elif not self._admit(file, list(self._numbers(file)), deque(), warm.told):
+                elif not self._admit(warm.files[0], numbers, deque(), warm.told):
                     why = self._why_not()
+                elif len(numbers) == _RUN:
+                    warm.at += _RUN
                 else:
                     warm.files.popleft()
+                    warm.at = 0
             if self._stop.is_set():
                 return False
             with self._wake:
@@ -545,14 +556,12 @@ class Filler:
             return f"it has {self.cache.shadows} files, as many as the limit of open files allows"
         return "the cache is full"
 
-    def _numbers(self, file: int) -> Iterator[int]:
+    def _chunks_of(self, file: int) -> int:
         cached = self.cache.known(file)
         if cached is not None:
-            yield from range(cached.chunks.count)
-            return
+            return cached.chunks.count
         record = self._volume.catalog_file(file)
-        if record is not None:
-            yield from range(-(-record.size >> self.cache.shift))
+        return 0 if record is None else -(-record.size >> self.cache.shift)
 
     # --- failures ---
 
@@ -585,10 +594,10 @@ def _unpacked(bitmap: bytes, count: int) -> np.ndarray[tuple[int], np.dtype[np.b
 
 
 def _by_file(chunks: Sequence[tuple[int, int]]) -> Iterator[tuple[int, list[int]]]:
-    """Chunks of a plan, those of one file together."""
+    """Chunks of a plan, those of one file together, but not too many."""
     file, numbers = -1, list[int]()
     for one, number in chunks:
-        if one != file and numbers:
+        if (one != file or len(numbers) == _RUN) and numbers:
             yield file, numbers
             numbers = []
         file = one

@@ -33,6 +33,7 @@ DATA: Final = b".data"
 MAP: Final = b".map"
 ALIGNMENT: Final = 4096
 _HEAD: Final = 4096
+_IN_INODE: Final = 4  # extents
 _LENGTH: Final = struct.Struct("<I")
 _SUM: Final = struct.Struct("<Q")
 _PUNCH: Final = 0x01 | 0x02  # FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE
@@ -91,6 +92,12 @@ def map_space(size: int, shift: int) -> int:
     return _HEAD + _round_up(10 * chunks_of(size, shift))
 
 
+def base_space(size: int, shift: int) -> int:
+    """Bytes that the shadow of such a file takes beside its chunks: its map, and what a file system notes of where the
+    chunks are (12 bytes of an extent each on ext4, 16 on XFS; few are in the inode)."""
+    return map_space(size, shift) + _round_up(16 * max(0, chunks_of(size, shift) - _IN_INODE))
+
+
 def chunk_space(size: int, shift: int, index: int) -> int:
     """Bytes that a chunk takes on the device."""
     return _round_up(min(1 << shift, size - (index << shift)))
@@ -126,7 +133,7 @@ class Shadow:
             os.ftruncate(data.fd, _round_up(home.size))
             index = Fd(os.open(name + MAP, _NEW, 0o600, dir_fd=directory.fd))
             made = cls(directory, name, head, data, index)
-            # All of it now: what is written there later is not to fail, and cost the shadow, because the device is full.
+            # All of it now: what is written there later must not fail, and cost the shadow, where the device is full.
             os.posix_fallocate(index.fd, 0, map_space(home.size, shift))
             made.write_head()
         except OSError:
@@ -212,6 +219,15 @@ class Shadow:
         self.dirty = True
         _write(self._map, bytes(8), _HEAD + 8 * index)
         fallocate(self.data.fd, _PUNCH, index << self.shift, _round_up(self.length(index)))
+
+    def punch_others(self, there: Sequence[int]) -> None:
+        """Give all room back but that of some chunks, in ascending order; nobody reads it. Raises OSError."""
+        after = 0
+        for index in (*there, self.count):
+            if index > after:
+                end = min(_round_up(self.size), index << self.shift)
+                fallocate(self.data.fd, _PUNCH, after << self.shift, end - (after << self.shift))
+            after = index + 1
 
     def space(self) -> int:
         """Bytes that it takes on the device."""

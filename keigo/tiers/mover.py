@@ -24,6 +24,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from keigo import clock
+from keigo.decisions import decided
 from keigo.lsm.roles import Role
 from keigo.placement.budget import Budget, budget, paused_by
 from keigo.placement.policy import Move
@@ -320,12 +321,13 @@ class Mover:
                 return "the volume is being closed"
             why = self._overtaken(request)
             if why is not None:
-                log.debug("file %d does not move to %s: %s", request.file, target.name, why)
+                decided("stay", path=volume.show(request.file), tier=request.source, target=target.name, reason=why)
                 self._refuse(request.file, _STALE, why)
                 return why
             try:
                 record = volume.record(request.file)
                 home = record.home
+                decided("move", path=volume.show(request.file), tier=home, target=target.name, reason=request.reason)
                 self.progress.current = volume.show(request.file)
                 self._pace.begin(lambda stage: self._budget(request, stage))
                 self.progress.bytes += migrate(volume, request.file, target, request.reason, self._pace)

@@ -24,6 +24,7 @@ from typing import Final
 import msgspec
 
 from keigo import clock
+from keigo.decisions import decided
 from keigo.lsm.database import Belief
 from keigo.lsm.roles import DATABASE_MARKERS, Role, role_of
 from keigo.placement.policy import Choice, Context, NoRoom, Policy, fallback_order
@@ -320,6 +321,18 @@ class Volume:
             self.catalog.put_file(new, record)
             self.catalog.put_entry(directory, name, Entry("file", new))
             self.placing.created(new, tier.index, context)
+            decided(
+                "create",
+                path=shown(context.path),
+                role=role.value,
+                level=belief.level,
+                family=belief.family,
+                job=belief.job.value,
+                thread=tid,
+                size=size,
+                tier=tier.name,
+                reason=reason,
+            )
             return new, fd
 
     def _create_on(
