@@ -10,6 +10,7 @@ import logging
 import os
 import socket
 import socketserver
+import stat
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -23,6 +24,7 @@ from keigo.mounts import mount_at, real_path
 log = logging.getLogger(__name__)
 
 _LINE_MAX: Final = 1 << 16  # a request is a name and a pattern or two
+_PATIENCE: Final = 10.0  # seconds that a client may take to say what it wants
 
 Progress = Callable[[Any], None]
 Operation = Callable[[Mapping[str, Any], Progress], Any]
@@ -48,9 +50,14 @@ class _Handler(socketserver.StreamRequestHandler):
     server: _Server
 
     def handle(self) -> None:
-        line = self.rfile.readline(_LINE_MAX)
+        self.connection.settimeout(_PATIENCE)  # else one who says nothing would keep the daemon from ending
+        try:
+            line = self.rfile.readline(_LINE_MAX)
+        except OSError:
+            return
         if not line:
             return
+        self.connection.settimeout(None)
         try:
             answer = {"result": self.server.answer(line, self._progress)}
         except ControlError as error:
@@ -89,12 +96,21 @@ class _Server(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
         return operation(request, progress)
 
 
+def _own_directory(path: Path) -> None:
+    """Make the directory of the sockets, or make sure that nobody else can put one there. Raises ControlError."""
+    path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    for place in (path, path.parent) if path.parent.name.startswith("keigo-") else (path,):
+        status = place.lstat()
+        if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid() or status.st_mode & 0o022:
+            raise ControlError(f"{place}: is not a directory that only this user can write to; remove it")
+
+
 class ControlServer:
     """Answers requests, each in a thread of its own."""
 
     def __init__(self, volume: str, operations: Mapping[str, Operation]) -> None:
         path = socket_path(volume)
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        _own_directory(path.parent)
         if is_served(volume):
             raise ControlError(
                 f"volume {volume}: is mounted already, maybe from another directory (its daemon answers on {path}); "
