@@ -99,8 +99,8 @@ class Cache:
         self._files: dict[int, CachedFile] = {}
         self._doomed: list[Shadow] = []
         """Shadows that nobody reads any more and that are still on the device."""
-        self._undurable = False
-        """Shadows were deleted that may be there again after a power loss."""
+        self._undurable = True
+        """Shadows were deleted, in this mount or the one before, that may be there again after a power loss."""
         self._holes: list[tuple[CachedFile, Shadow, int]] = []
         """Chunks that turned out to be damaged, to be punched out."""
         self._used = 0
@@ -225,6 +225,7 @@ class Cache:
         """A file's contents are about to change, or its last name is gone."""
         with self._lock:
             known = self._files.pop(file, None)
+            shadow = None if known is None else known.shadow
             if known is not None:
                 self._end(known)
         record = self.volume.catalog.file(file)
@@ -232,15 +233,16 @@ class Cache:
             return
         opened = self.volume.open_files.get(file)
         if opened is None or not opened.writers:
-            self._make_void(file)
+            self._make_void(file, shadow)
 
-    def _make_void(self, file: int) -> None:
+    def _make_void(self, file: int, last: Shadow | None) -> None:
         """A file is about to be written in place. Its time may then not be durable when its bytes are (fdatasync)."""
         home = self._home(file)
         if home is None:
             return
         with self._lock:
-            old = [each for each in self._doomed if (each.head.home.tier, each.head.home.ino) == (home.tier, home.ino)]
+            same = (home.tier, home.ino)
+            old = [each for each in self._doomed if each is last or (each.head.home.tier, each.head.home.ino) == same]
             undurable, self._undurable = self._undurable, False
         try:
             for shadow in old:

@@ -254,12 +254,13 @@ class Filler:
 
     def _halve(self) -> None:
         self._halved = clock.now()
-        crowded = self.cache.shadows >= self.cache.most_shadows
+        most = self.cache.most_shadows
+        enough = 7 * most // 8 if self.cache.shadows >= most else most
         for cached in self.cache.files():
             warm = cached.chunks.halve()
             cached.ghosts = None
             shadow = cached.shadow
-            if shadow is not None and not warm and crowded and self.cache.shadows > 7 * self.cache.most_shadows // 8:
+            if shadow is not None and not warm and (not cached.chunks.cached or self.cache.shadows > enough):
                 self.cache.drop(cached)
             elif shadow is not None:
                 try:
@@ -376,6 +377,7 @@ class Filler:
         if opened is None or not numbers:
             return True
         source, home, cached, path, tier = opened
+        unreadable = 0
         try:
             shadow = cached.shadow
             if shadow is not None and home.is_changed(shadow.head.home, moved=cached.rehomed):
@@ -400,13 +402,18 @@ class Filler:
                     return False
                 if cached.shadow is not shadow:  # it went meanwhile, and its room with it
                     return True
-                if not self._copy(cached, shadow, reads, writes, index, space):
-                    return True
+                try:
+                    if not self._copy(cached, shadow, reads, writes, index, space):
+                        return True
+                except _HomeError as error:
+                    self._note(f"{self._volume.show(file)}: {error}")
+                    self._refused[file] = clock.now() + _REST
+                    unreadable += 1
+                    if unreadable == _PATIENCE:
+                        return True
+                    continue
                 told(shadow.length(index))
                 self._failures = 0
-        except _HomeError as error:
-            self._note(f"{self._volume.show(file)}: {error}")
-            self._refused[file] = clock.now() + _REST
         except OSError as error:
             self._failed(cached, str(error.strerror or error), full=error.errno in (errno.ENOSPC, errno.EDQUOT))
             return not self._is_resting()

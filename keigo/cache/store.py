@@ -111,3 +111,4 @@ def remove_store(tier: Tier) -> None:
     found = lstat_or_none(CACHE, tier.state.fd)
     if found is not None:
         shutil.rmtree(CACHE, dir_fd=tier.state.fd)
+        os.fsync(tier.state.fd)  # after a power loss they would be of files that were written meanwhile

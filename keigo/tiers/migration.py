@@ -18,7 +18,9 @@ import errno
 import logging
 import os
 import threading
+import time
 from collections.abc import Callable
+from typing import Final
 
 import msgspec
 
@@ -33,6 +35,8 @@ from keigo.tiers.tier import Tier
 from keigo.tiers.volume import CancelledError, Volume, space_of
 
 log = logging.getLogger(__name__)
+
+_LET_GO: Final = 0.5  # seconds
 
 
 class NotMovableError(Exception):
@@ -59,6 +63,7 @@ def migrate(
     landed = moved = False
     copy_name = b"%d" % file
     try:
+        _await_writers(volume, source, volume.tier_of(record), stop)
         made = copy(source, before, volume.tier_of(record), target, copy_name, pace, stop, copied)
         failpoints.hit("migrate.verified")
         with volume.lock:
@@ -114,6 +119,20 @@ def _begin(volume: Volume, file: int, target: Tier) -> tuple[FileRecord, Fd, os.
     if target.free() < before.st_size:
         raise OSError(errno.ENOSPC, f"tier {target.name} has no room")
     return record, source, before
+
+
+def _await_writers(volume: Volume, source: Fd, home: Tier, stop: threading.Event) -> None:
+    """Refuse a file that a mapping can still write past us: what it writes would stay behind. Raises NotMovableError.
+
+    The kernel lets go of a passthrough file some moments after it has sent the RELEASE, and tells nobody when.
+    """
+    until = time.monotonic() + _LET_GO
+    while volume.writers.has(source, home):
+        if stop.is_set():
+            raise CancelledError
+        if time.monotonic() > until:
+            raise NotMovableError("can still be written: a process has it mapped")
+        stop.wait(0.005)
 
 
 def _key(file: int) -> str:

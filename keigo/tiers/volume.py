@@ -37,6 +37,7 @@ from keigo.tiers.intents import IntentLog
 from keigo.tiers.pins import Pins
 from keigo.tiers.placing import Placing
 from keigo.tiers.tier import STATE, Tier
+from keigo.tiers.writers import Writers
 
 log = logging.getLogger(__name__)
 
@@ -106,6 +107,8 @@ class Volume:
         """Called, under the lock, when a file has migrated, or has got or lost a name and has others."""
         self.doomed: Callable[[], frozenset[int]] = frozenset
         """Asked, without locks, for the files that running compactions read."""
+        self.writers = Writers()
+        """The mover's, which makes one migration at a time."""
         self.directories = Directories(catalog, tiers)
         self.placing = Placing(
             self.tiers,

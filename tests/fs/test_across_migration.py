@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import mmap
 import os
 import threading
@@ -258,3 +259,23 @@ def test_a_migration_that_lands_while_a_reader_opens_takes_its_direct_descriptor
     finally:
         namespace.close()
         volume.close()
+
+
+def test_a_map_that_outlives_its_descriptor_keeps_the_file_where_it_is(table: Path, area: Area) -> None:
+    """Of a passthrough file the kernel maps the one on the tier itself: a copy would not get what is written to it."""
+    name = str(table.relative_to(area.world.directory))
+    libc = ctypes.CDLL(None, use_errno=True)  # Python's own mmap keeps a descriptor
+    libc.mmap.restype = ctypes.c_void_p
+    fd = os.open(table, os.O_RDWR)
+    at = libc.mmap(None, ctypes.c_size_t(4096), mmap.PROT_READ | mmap.PROT_WRITE, mmap.MAP_SHARED, fd, ctypes.c_long(0))
+    os.close(fd)
+    try:
+        found = ask(area.world.volume, "migrate", pattern=name, tier="mid")
+        assert not found["moved"]
+        assert "writ" in found["skipped"][name]
+        ctypes.memmove(at, b"after", 5)
+    finally:
+        libc.munmap(ctypes.c_void_p(at), ctypes.c_size_t(4096))
+    found = ask(area.world.volume, "migrate", pattern=name, tier="slow")
+    assert found["moved"] == [name]
+    assert table.read_bytes()[:5] == b"after"

@@ -19,7 +19,8 @@ GUARD = [name for name in FAILPOINTS if name.startswith("guard.")]
 
 
 def test_every_failpoint_is_tried() -> None:
-    assert {*MIGRATE, *RENAME, *GUARD, "unguard.exchanged"} == set(FAILPOINTS)
+    elsewhere = {name for name in FAILPOINTS if name.startswith("cache.")}  # tests/cache/test_crash.py
+    assert {*MIGRATE, *RENAME, *GUARD, "unguard.exchanged"} == set(FAILPOINTS) - elsewhere
 
 
 def copies(world: World, name: str) -> list[str]:
