@@ -222,7 +222,7 @@ static PyObject *chunks_heat(struct chunks *self, PyObject *unused)
         return NULL;
     uint16_t *to = (uint16_t *)(void *)PyBytes_AS_STRING(found);
     for (uint32_t index = 0; index < self->count; index++)
-        to[index] = atomic_load_explicit(&self->heat[index], memory_order_relaxed);
+        to[index] = (uint16_t)heat_value(atomic_load_explicit(&self->heat[index], memory_order_relaxed));
     return found;
 }
 
@@ -237,7 +237,7 @@ static PyObject *chunks_set_heat(struct chunks *self, PyObject *args)
         return NULL;
     }
     for (uint32_t index = 0; index < self->count; index++)
-        atomic_store_explicit(&self->heat[index], from[index], memory_order_relaxed);
+        atomic_store_explicit(&self->heat[index], heat_of(from[index]), memory_order_relaxed);
     Py_RETURN_NONE;
 }
 
@@ -245,9 +245,9 @@ static PyObject *chunks_halve(struct chunks *self, PyObject *unused)
 {
     int warm = 0;
     for (uint32_t index = 0; index < self->count; index++) {
-        uint16_t heat = atomic_load_explicit(&self->heat[index], memory_order_relaxed);
+        unsigned heat = heat_value(atomic_load_explicit(&self->heat[index], memory_order_relaxed));
         if (heat)
-            atomic_store_explicit(&self->heat[index], (uint16_t)(heat / 2), memory_order_relaxed);
+            atomic_store_explicit(&self->heat[index], heat_of(heat / 2), memory_order_relaxed);
         warm |= heat > 1;
     }
     return PyBool_FromLong(warm);

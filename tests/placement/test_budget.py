@@ -168,7 +168,7 @@ def test_a_copy_between_fast_devices_is_hidden_by_reads_of_a_slow_one() -> None:
         [Leg(MODELS["nvmm"], Use(read_k=0.5), "read", slow), Leg(MODELS["nvme"], Use(read_k=0.5), "write", slow)]
         for slow in (0.0, MODELS["hdd"].request_time("read", 1, 4096))
     )
-    assert speed(hidden) > 5 * speed(seen)
+    assert speed(hidden) > 2 * speed(seen)
 
 
 def test_a_thread_that_seldom_waits_for_the_device_hardly_counts() -> None:
