@@ -5,6 +5,7 @@ from __future__ import annotations
 import mmap
 import os
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,22 @@ def place_of(world: World, tier: str = "fast") -> Path:
 
 def space_of(world: World, tier: str = "fast") -> int:
     """Bytes that the shadows take on their device."""
-    return sum(path.stat().st_blocks * 512 for path in place_of(world, tier).iterdir())
+    total = 0
+    for path in place_of(world, tier).iterdir():
+        with suppress(FileNotFoundError):  # the filler deletes meanwhile
+            total += path.stat().st_blocks * 512
+    return total
+
+
+def check_room(world: World, capacity: int) -> None:
+    """The cache never takes more than it has, nor, as soon as the filler rests, more than it reckons."""
+    deadline = time.monotonic() + 10
+    while True:
+        used, space = facts(world)["used"], space_of(world)
+        assert max(used, space) <= capacity
+        if space <= used:
+            return
+        assert time.monotonic() < deadline, (space, used)
 
 
 def facts(world: World) -> dict[str, Any]:

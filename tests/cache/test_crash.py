@@ -18,6 +18,7 @@ from tests.cache.support import (
     PAGE,
     cache_line,
     cached_world,
+    check_room,
     drop,
     facts,
     place_of,
@@ -53,7 +54,7 @@ def check_all(world: World) -> None:
     for name, data in DATA.items():
         for direct in (False, True):
             assert read_file(world.directory / name, direct=direct) == data
-    assert space_of(world) <= facts(world)["used"] <= CAPACITY
+    check_room(world, CAPACITY)
 
 
 def heat(world: World, name: str, chunks: range) -> None:

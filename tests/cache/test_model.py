@@ -21,7 +21,7 @@ from hypothesis.stateful import RuleBasedStateMachine, precondition, rule, run_s
 
 from keigo.control import ControlError, ask
 from keigo.tiers.fds import RENAME_EXCHANGE
-from tests.cache.support import CHUNK, PAGE, cached_world, drop, facts, place_of, read, settle, space_of, warm, write
+from tests.cache.support import CHUNK, PAGE, cached_world, check_room, drop, facts, place_of, read, settle, warm, write
 from tests.conftest import MakeWorld, World
 from tests.fs.support import rename2
 
@@ -119,7 +119,7 @@ class Machine(RuleBasedStateMachine):
         for what in ("hits", "misses", "filled", "evicted", "damaged", "errors"):
             self.seen[what] += found[what]
         assert (found["damaged"], found["errors"]) == (0, 0), found
-        assert space_of(self.world) <= found["used"] <= CAPACITY
+        check_room(self.world, CAPACITY)
 
     # --- files ---
 
