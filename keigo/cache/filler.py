@@ -42,6 +42,8 @@ _RUN: Final = 64  # chunks of a file that are copied before anything else is loo
 _CHECKED: Final = 64  # doubtful chunks that are looked at unasked in a round
 _REST: Final = 30.0  # seconds for which a file, or all, is left alone after a failure
 _PATIENCE: Final = 3  # failures in a row until all is left alone
+_TELLING: Final = 64  # reads per chunk; two that are equally warm then differ by an eighth as a rule
+_LONGEST: Final = 600.0  # seconds until heat is halved, however few reads there were
 _RECENT: Final = 60.0  # seconds that the recent hit ratio is of
 
 
@@ -119,6 +121,9 @@ class Filler:
         """What users ask for cannot be done now."""
         self._limit = cache.capacity
         self._halved = clock.now()
+        self._halved_reads = 0
+        self._before = HALF_LIFE
+        """Seconds that what was left of the heat, when it was last halved, was of."""
         self._counted_at = clock.now()
         self._read_size = 4096.0
         self._thread = threading.Thread(target=self._run, name="keigo-cache", daemon=True)
@@ -186,7 +191,7 @@ class Filler:
         self._clear_up()
         self.cache.verify_some(_CHECKED)
         self._count()
-        if clock.now() - self._halved >= HALF_LIFE:
+        if self._is_stale():
             self._halve()
         cost = time.thread_time() - began
         self.progress.paused = None
@@ -252,8 +257,18 @@ class Filler:
         progress.recent_hits = progress.recent_hits * kept + more.foreground_hits
         progress.recent = progress.recent * kept + more.foreground
 
+    def _is_stale(self) -> bool:
+        """Whether the heat is to be halved: it is of a minute, and of reads enough to tell chunks apart."""
+        age = clock.now() - self._halved
+        reads = self.progress.counts.foreground - self._halved_reads
+        chunks = sum(cached.chunks.count for cached in self.cache.files())
+        return age >= HALF_LIFE and (reads >= _TELLING * chunks or age >= _LONGEST)
+
     def _halve(self) -> None:
-        self._halved = clock.now()
+        now = clock.now()
+        self._before = (self._before + now - self._halved) / 2
+        self._halved = now
+        self._halved_reads = self.progress.counts.foreground
         most = self.cache.most_shadows
         enough = 7 * most // 8 if self.cache.shadows >= most else most
         for cached in self.cache.files():
@@ -293,7 +308,9 @@ class Filler:
         self._limit = self.cache.capacity
         self._refused = {file: until for file, until in self._refused.items() if until > now}
         candidates = (found for cached in self.cache.files() if (found := self._candidate(cached)) is not None)
-        return plan(candidates, self._free() >> self.cache.shift, _MOST, max(0.0, now - self._halved))
+        return plan(
+            candidates, self._free() >> self.cache.shift, _MOST, max(0.0, self._before - HALF_LIFE + now - self._halved)
+        )
 
     def _candidate(self, cached: CachedFile) -> Candidate | None:
         chunks = cached.chunks

@@ -4,9 +4,10 @@ A chunk that is read r times a second saves, while it is in the cache,
 
     v = r (time of its read at home - time of it on the cache's device)        seconds of the devices per second
 
-and its copy takes c seconds of the devices, once. The heat of a chunk is the reads that were counted, halved each
-HALF_LIFE; t seconds after the last halving a steady r is heat / (HALF_LIFE + t). What was read lately will go on being
-read for HORIZON, or for as long as the file is expected to live, where that is less: h. So a chunk
+and its copy takes c seconds of the devices, once. The heat of a chunk is the reads that were counted, halved after
+HALF_LIFE, or later where there are few; if they are of HALF_LIFE + t seconds, r is heat / (HALF_LIFE + t). What was
+read lately will go on being read for HORIZON, or for as long as the file is expected to live, where that is less: h.
+So a chunk
 
     is worth its copy                     where v h > c
     displaces the one that is worth least where (v - MARGIN v') h > c, v' being that one's
@@ -74,7 +75,7 @@ class Plan:
 def plan(files: Iterable[Candidate], free: int, most: int, since: float) -> Plan:
     """What is to be copied next, `most` chunks at most, where there is room for `free` more.
 
-    `since`: seconds since the heat was last halved.
+    `since`: seconds that the heat is of, beyond HALF_LIFE.
     """
     wanted = victims = np.empty(0, _ROW)
     rests: list[tuple[int, NDArray[np.intp]]] = []
