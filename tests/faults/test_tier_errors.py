@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from keigo.control import socket_path
 from tests.conftest import World, write_config
 from tests.devices.disks import command, mounted
 from tests.faults.disks import NAMES, loops, recorder
@@ -86,7 +87,9 @@ def bed(tmp_path: Path, driver: str) -> Iterator[Bed]:
             for disk in disks.values():
                 os.setxattr(disk, "user.fault", b"")
             world.destroy_daemon()
-            command("umount", "-l", world.directory) if world.is_mounted() else None
+            if world.is_mounted():
+                command("umount", "-l", world.directory)
+            socket_path(world.volume).unlink(missing_ok=True)
 
         stack.callback(end)
         world.mount()
