@@ -32,7 +32,6 @@ from keigo.tiers import guard
 from keigo.tiers.catalog import ROOT, Catalog, Entry, FileRecord
 from keigo.tiers.directories import Directories, fail, shown
 from keigo.tiers.fds import O_DIR, Fd, lstat_or_none
-from keigo.tiers.health import BROKEN
 from keigo.tiers.intents import IntentLog
 from keigo.tiers.pins import Pins
 from keigo.tiers.placing import Placing
@@ -357,7 +356,8 @@ class Volume:
                     fd = Fd(os.open(name, how, 0o600, dir_fd=parent.fd))
             except OSError as error:
                 tier.health.failed(error)
-                if error.errno not in (*_FULL, *BROKEN) or tier is order[-1]:
+                # Not after EIO: the name may be there all the same, and would come back beside the file.
+                if error.errno not in (*_FULL, errno.EROFS) or tier is order[-1]:
                     raise
                 log.warning("%s: tier %s: %s, trying the next", shown(name), tier.name, error.strerror)
                 what = "had no space left" if error.errno in _FULL else f"failed: {error.strerror}"
