@@ -31,6 +31,7 @@
 #include <stdatomic.h>
 #include <stdint.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/eventfd.h>
 #include <sys/uio.h>
 #include <time.h>
@@ -40,13 +41,16 @@
 
 #define MAX_HANDLES (1u << 20)
 #define BUFFER_SIZE ((1u << 20) + 8192) /* max_write of 1 MiB and its headers */
+/* What of a buffer is in memory before the first request. The kernel answers a request with EIO if SIGKILL comes while
+ * it copies it into a page that is not there yet (get_user_pages gives up); the next daemon is to be asked instead. */
+#define PRESENT ((128u << 10) + 8192)
 #define ALIGNMENT 4096
 #define CLASSES 4 /* unknown, foreground, flush, compaction */
 #define CLASS_SLOTS 1024
 #define CLASS_SECONDS 5
 #define MAX_TIERS 64
 
-enum { FLUSHED = 1 };
+enum { FLUSHED = 1, DOUBTFUL = 2 };
 enum { FOREGROUND = 1 };
 
 struct slot {
@@ -68,6 +72,8 @@ struct tally {
     _Atomic uint64_t reads, bytes, nanoseconds;
     _Atomic int under_way;
     _Atomic uint64_t failures; /* of reads and syncs, by what may be the device's fault */
+    _Atomic uint64_t syncs;
+    _Atomic int syncing;
 };
 
 static struct slot *slots;
@@ -97,6 +103,7 @@ static int allocate_buffers(void)
         free(mine.out);
         return -1;
     }
+    memset(mine.in, 0, PRESENT);
     return 0;
 }
 
@@ -281,13 +288,18 @@ static int serve(int device, const struct fuse_in_header *head, size_t length, P
     }
     case FUSE_FSYNC: {
         const struct fuse_fsync_in *in = body;
-        if (rest < sizeof *in || !(slot = slot_of(in->fh)))
+        if (rest < sizeof *in || !(slot = slot_of(in->fh)) ||
+            atomic_load_explicit(&slot->state, memory_order_relaxed) & DOUBTFUL)
             return 0;
         int fd = atomic_load_explicit(&slot->fd, memory_order_relaxed) - 1;
+        unsigned tier = atomic_load_explicit(&slot->tier, memory_order_relaxed);
+        atomic_fetch_add_explicit(&tallies[tier].syncing, 1, memory_order_relaxed);
         int failed = in->fsync_flags & FUSE_FSYNC_FDATASYNC ? fdatasync(fd) : fsync(fd);
         int error = failed ? errno : 0;
+        atomic_fetch_add_explicit(&tallies[tier].syncs, 1, memory_order_relaxed);
+        atomic_fetch_sub_explicit(&tallies[tier].syncing, 1, memory_order_relaxed);
         if (failed)
-            note_failure(atomic_load_explicit(&slot->tier, memory_order_relaxed), error);
+            note_failure(tier, error);
         answer(device, head->unique, error, NULL, 0);
         return 1;
     }
@@ -311,8 +323,7 @@ static PyObject *datapath_next(PyObject *module, PyObject *args)
         return NULL;
     if (allocate_buffers())
         return PyErr_NoMemory();
-    ssize_t length;
-    int error = 0;
+    int error;
     PyThreadState *saved = PyEval_SaveThread();
     for (;;) {
         if (atomic_fetch_add(&waiting, 1) >= most_waiting) {
@@ -322,7 +333,7 @@ static PyObject *datapath_next(PyObject *module, PyObject *args)
             PyEval_RestoreThread(saved);
             Py_RETURN_NONE;
         }
-        length = read(device, mine.in, BUFFER_SIZE);
+        ssize_t length = read(device, mine.in, BUFFER_SIZE);
         error = errno;
         if (atomic_fetch_sub(&waiting, 1) == 1)
             eventfd_write(starved, 1); /* cannot fail before the counter is at 2^64 - 2; each read sets it to 0 */
@@ -335,19 +346,22 @@ static PyObject *datapath_next(PyObject *module, PyObject *args)
         const struct fuse_in_header *head = (const void *)mine.in;
         if ((size_t)length < sizeof *head || head->len != (size_t)length) {
             error = EIO;
-            length = -1;
             break;
         }
-        if (!serve(device, head, (size_t)length, &saved))
-            break;
+        if (serve(device, head, (size_t)length, &saved))
+            continue;
+        PyEval_RestoreThread(saved);
+        PyObject *request = PyBytes_FromStringAndSize(mine.in, length);
+        if (request)
+            return request;
+        PyErr_Clear(); /* no memory: whoever waits for the answer must get one */
+        saved = PyEval_SaveThread();
+        answer(device, head->unique, ENOMEM, NULL, 0);
     }
     PyEval_RestoreThread(saved);
-    if (length < 0) {
-        free_buffers();
-        errno = error;
-        return PyErr_SetFromErrno(PyExc_OSError);
-    }
-    return PyBytes_FromStringAndSize(mine.in, length);
+    free_buffers();
+    errno = error;
+    return PyErr_SetFromErrno(PyExc_OSError);
 }
 
 static struct slot *slot_argument(unsigned long long handle)
@@ -495,6 +509,18 @@ static PyObject *datapath_flushed(PyObject *module, PyObject *args)
     return PyBool_FromLong(atomic_load_explicit(&slot->state, memory_order_acquire) & FLUSHED);
 }
 
+static PyObject *datapath_doubt(PyObject *module, PyObject *args)
+{
+    unsigned long long handle;
+    if (!PyArg_ParseTuple(args, "K", &handle))
+        return NULL;
+    struct slot *slot = slot_argument(handle);
+    if (!slot)
+        return NULL;
+    atomic_fetch_or_explicit(&slot->state, DOUBTFUL, memory_order_relaxed);
+    Py_RETURN_NONE;
+}
+
 static PyObject *datapath_counts(PyObject *module, PyObject *args)
 {
     unsigned long long handle;
@@ -535,6 +561,15 @@ static PyObject *datapath_failures(PyObject *module, PyObject *args)
     if (!PyArg_ParseTuple(args, "I", &tier) || !tier_is_valid(tier))
         return NULL;
     return PyLong_FromUnsignedLongLong(atomic_load(&tallies[tier].failures));
+}
+
+static PyObject *datapath_syncs(PyObject *module, PyObject *args)
+{
+    unsigned int tier;
+    if (!PyArg_ParseTuple(args, "I", &tier) || !tier_is_valid(tier))
+        return NULL;
+    return Py_BuildValue("Ki", (unsigned long long)atomic_load(&tallies[tier].syncs),
+                         atomic_load(&tallies[tier].syncing));
 }
 
 static PyObject *datapath_set_cache_tier(PyObject *module, PyObject *args)
@@ -581,9 +616,11 @@ static PyMethodDef methods[] = {
     {"fresh", datapath_fresh, METH_NOARGS,
      "[(node, reads, bytes)] of the foreground, not from the cache, since last asked, by handle."},
     {"flushed", datapath_flushed, METH_VARARGS, "Whether a descriptor of the handle has been closed."},
+    {"doubt", datapath_doubt, METH_VARARGS, "Leave the syncs of a set handle to Python."},
     {"counts", datapath_counts, METH_VARARGS, "(reads, bytes) of a handle for each class of thread."},
     {"tally", datapath_tally, METH_VARARGS, "(reads, bytes, nanoseconds, under way) of all handles of a tier so far."},
     {"failures", datapath_failures, METH_VARARGS, "How many reads and syncs of a tier's files failed so far."},
+    {"syncs", datapath_syncs, METH_VARARGS, "(syncs that have ended, syncs under way) of a tier's files."},
     {"set_cache_tier", datapath_set_cache_tier, METH_VARARGS, "Count reads of shadows for this tier."},
     {"set_starved", datapath_set_starved, METH_VARARGS, "Set the eventfd that tells that no worker waits for requests."},
     {"forget", datapath_forget, METH_VARARGS, "Forget the class of a thread."},

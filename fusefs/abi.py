@@ -73,6 +73,10 @@ CACHE_SYMLINKS: Final = 1 << 23  # Linux 4.20
 HANDLE_KILLPRIV_V2: Final = 1 << 28  # Linux 5.11
 INIT_EXT: Final = 1 << 30  # Linux 5.17
 PASSTHROUGH: Final = 1 << 37  # Linux 6.9
+HAS_RESEND: Final = 1 << 39  # Linux 6.9
+
+NOTIFY_RESEND: Final = 7  # as the error of a message without a request: send again what is not answered yet
+RESENT: Final = 1 << 63  # in `unique` of a request that was sent before
 
 # OPEN and CREATE reply flags.
 FOPEN_KEEP_CACHE: Final = 1 << 1

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Final, Protocol
 
 from fusefs.namespace import Namespace
@@ -30,6 +30,9 @@ class Driver(Protocol):
         """Node -> (reads, bytes) of the foreground that reached the daemon since last asked. For one caller; costs by
         the files that were read, not by those that are open.
         """
+
+    def kept(self) -> Mapping[str, int]:
+        """Descriptors with which the next daemon can take over the mount; none where it cannot."""
 
     def mount(self, namespace: Namespace, path: str, source: str, *, allow_other: bool) -> None:
         """Mount at `path`; requests wait until `serve`. Raises DriverError with nothing mounted."""

@@ -19,7 +19,7 @@ class Handle:
     So a read under way ends on the old file, the next one is on the new, and nobody waits for anybody.
     """
 
-    __slots__ = ("chunks", "direct", "file", "flags", "node", "number", "role")
+    __slots__ = ("chunks", "direct", "doubtful", "file", "flags", "node", "number", "owed", "role")
 
     def __init__(self, number: int, node: int, file: Fd, flags: int, role: Role) -> None:
         self.number = number
@@ -29,6 +29,10 @@ class Handle:
         """A second descriptor with O_DIRECT, where a driver asked for one."""
         self.chunks: Chunks | None = None
         """Which parts of the file are cached; None: none ever through this handle, as things are."""
+        self.doubtful = False
+        """Whether an fsync of an earlier daemon's may have failed and nobody have heard of it."""
+        self.owed = False
+        """Whether it surely failed: the earlier daemon asked, heard of an error, and the kernel tells it but once."""
         self.flags = flags
         self.role = role
         """What the file was when it was opened."""
@@ -48,4 +52,5 @@ class DirectoryHandle:
         self.node = node
         self.file = file
         """On the primary tier; for when the directory is removed while it is open."""
-        self.names: list[tuple[bytes, Entry]] = []
+        self.names: list[tuple[int, bytes, Entry]] = []
+        """(offset of the next, name, entry), by offset. It comes of the name: the next daemon has the same."""

@@ -8,6 +8,10 @@ Modes. All concurrent opens of an inode must agree: passthrough with one backing
 inode's mode and counts; it is taken before `Volume.lock`, never inside it. A reader that opens a file right after its
 writer closed it may be heard before the writer's RELEASE, which the kernel sends without waiting: such an OPEN waits
 for the RELEASE, since the reader would be pinned to passthrough, and the file to its tier, until its last close.
+
+Where a keeper holds /dev/fuse, too, a daemon that dies is replaced under the mount (`adopt`): by what `Session` says
+the next one opens the same files, knows the kernel's handles and backing ids, and has the kernel send again what was
+not answered (`resume`).
 """
 
 from __future__ import annotations
@@ -22,15 +26,21 @@ import stat
 import struct
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Final
 
 from fusefs import _datapath, abi
 from fusefs.abi import Op
 from fusefs.driver import CACHE_TIMEOUT, DriverError
-from fusefs.namespace import ROOT_ID, Attributes, Caller, Changes, Namespace
+from fusefs.messages import Request, ns_of, pack_attributes, timeout
+from fusefs.namespace import ROOT_ID, Attributes, Changes, Namespace
+from fusefs.resume import NOTED, before, is_done, read_resent
+from fusefs.session import Before, KeptHandle, KeptOperation, Session
 from fusefs.thread_classes import CLASSES, ThreadClasses
-from keigo.lsm.roles import IMMUTABLE
+from keigo import failpoints
+from keigo.lsm.roles import IMMUTABLE, Role
+from keigo.tiers import orphans
+from keigo.tiers.adoption import drop_unused_orphans
 from keigo.tiers.fds import Fd, open_direct
 from keigo.tiers.traffic import Moved
 
@@ -40,6 +50,8 @@ _WAITING: Final = 16  # workers that wait for requests, at most
 _MOST: Final = 512  # workers in all: as many requests may hang on a device before other devices are held up
 _MAX_WRITE: Final = 1 << 20
 _RELEASE_WAIT: Final = 1.0  # seconds to wait for a RELEASE that must be on its way; 2 us to 1 ms on idle processors
+_EVER: Final = 1 << 62  # lookups of an inode that is never to be forgotten
+ROLES: Final = tuple(Role)
 _MS_NOSUID_NODEV: Final = 6
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -78,68 +90,6 @@ class Inode:
         """Passthrough went past the inode's pages since they were last dropped: the next open must drop them."""
 
 
-class Request:
-    """One request: its header's fields and its body."""
-
-    __slots__ = ("body", "gid", "node", "op", "pid", "uid", "unique")
-
-    def __init__(self, raw: bytes) -> None:
-        _, self.op, self.unique, self.node, self.uid, self.gid, self.pid, _, _ = abi.IN_HEADER.unpack_from(raw)
-        self.body = memoryview(raw)[abi.IN_HEADER.size :]
-
-    @property
-    def caller(self) -> Caller:
-        """Who asks."""
-        return Caller(self.uid, self.gid, self.pid)
-
-    def names(self, offset: int, count: int) -> list[bytes]:
-        """`count` NUL-terminated strings from `offset` on. Raises OSError EINVAL where there are fewer."""
-        parts = bytes(self.body[offset:]).split(b"\0")
-        if len(parts) <= count:
-            raise OSError(errno.EINVAL, "malformed request")
-        return parts[:count]
-
-
-def _timeout(seconds: float) -> tuple[int, int]:
-    return int(seconds), 0
-
-
-def _seconds(ns: int) -> tuple[int, int]:
-    """(seconds as the protocol's unsigned 64 bits, nanoseconds)."""
-    return (ns // 1_000_000_000) & 0xFFFFFFFFFFFFFFFF, ns % 1_000_000_000
-
-
-def _ns(seconds: int, nanoseconds: int) -> int:
-    if seconds >= 1 << 63:
-        seconds -= 1 << 64
-    return seconds * 1_000_000_000 + nanoseconds
-
-
-def pack_attributes(found: Attributes) -> bytes:
-    """struct fuse_attr."""
-    atime, atime_ns = _seconds(found.atime_ns)
-    mtime, mtime_ns = _seconds(found.mtime_ns)
-    ctime, ctime_ns = _seconds(found.ctime_ns)
-    return abi.ATTR.pack(
-        found.id,
-        found.size,
-        found.blocks,
-        atime,
-        mtime,
-        ctime,
-        atime_ns,
-        mtime_ns,
-        ctime_ns,
-        found.mode,
-        found.nlink,
-        found.uid,
-        found.gid,
-        found.rdev,
-        found.blksize,
-        0,
-    )
-
-
 Handler = Callable[["KernelDriver", Request], bytes | None]
 
 
@@ -148,8 +98,19 @@ class KernelDriver:
 
     name = "kernel"
 
-    def __init__(self, *, refuse_passthrough: bool = False) -> None:
+    def __init__(self, *, refuse_passthrough: bool = False, keeping: bool = False) -> None:
+        """With `keeping` somebody waits for `kept`, and the next daemon can take over."""
         self._refuse = refuse_passthrough
+        self._keeping = keeping
+        self._session: Session | None = None
+        self._adopted = 0
+        """Ids below this one the kernel may know from an earlier daemon."""
+        self._again: list[bytes] = []
+        """Requests that an earlier daemon was asked, too."""
+        self._begun: dict[int, tuple[int, KeptOperation]] = {}
+        """Number of a request -> its slot and what is known of the try of an earlier daemon."""
+        self._answered: dict[int, KeptHandle] = {}
+        """Number of a request -> the handle that it got of an earlier daemon."""
         self._device = -1
         self._namespace: Namespace
         self._inodes: dict[int, Inode] = {}
@@ -164,13 +125,15 @@ class KernelDriver:
         self._workers_lock = threading.Lock()
 
     def facts(self) -> dict[str, int]:
-        """How many inodes the kernel remembers, how many of their files are in passthrough, and how many opens for
-        reading alone have pinned an SST or a blob file since the mount."""
+        """How many inodes the kernel remembers, how many of their files are in passthrough, how many opens for reading
+        alone have pinned an SST or a blob file, and how often a daemon took over from one that died since the mount.
+        """
         with self._inodes_lock:
             return {
                 "inodes": len(self._inodes),
                 "passthrough": sum(inode.passthrough > 0 for inode in self._inodes.values()),
                 "pinning_opens": self._pinning_opens,
+                "successions": 0 if self._session is None else self._session.successions,
             }
 
     def reads(self) -> dict[int, dict[str, tuple[int, int]]]:
@@ -202,9 +165,74 @@ class KernelDriver:
         """Mount, and agree with the kernel on passthrough; where it has none nothing stays mounted."""
         self._namespace = namespace
         self._attach(path, source, allow_other=allow_other)
+        if self._keeping:
+            self._session = Session.new()
+            namespace.volume.sheltering = True
+            self._prepare_orphans(namespace)
+        self._wire(namespace)
+
+    @staticmethod
+    def _prepare_orphans(namespace: Namespace) -> None:
+        """Make their directories now: a device may be full when they are needed."""
+        for tier in namespace.volume.tiers:
+            try:
+                orphans.directory(tier)
+            except OSError as error:
+                log.warning("tier %s: removed files that are open would not outlive the daemon: %s", tier.name, error)
+
+    def adopt(self, namespace: Namespace, device: int, session: Session) -> None:
+        """Take over a mount whose daemon is dead; requests wait until `serve`. Raises OSError."""
+        self._namespace = namespace
+        self._device, self._session, self._adopted = device, session, namespace.volume.catalog.next_id
+        session.taken_over()
+        namespace.volume.sheltering = True
+        namespace.owe = session.owe
+        self._wire(namespace)
+        kept = list(session.handles())
+        restored = []
+        self._again = read_resent(device, _MAX_WRITE + 8192)
+        # A number whose RELEASE comes again must not stand for another handle by then.
+        closing = [_released(request) for raw in self._again if (request := Request(raw)).op in _RELEASES]
+        namespace.restore_numbers([*(handle.number for handle in kept), *closing])
+        for handle in kept:
+            try:
+                self._restore(handle)
+                restored.append(handle)
+            except OSError as error:
+                log.error("an open handle is lost (node %d): %s", handle.node, error)
+                session.released(handle.number)
+        drop_unused_orphans(namespace.volume)
+        begun = {Request(op.request).unique & ~abi.RESENT: (slot, op) for slot, op in session.operations()}
+        asked = {Request(raw).unique & ~abi.RESENT for raw in self._again}
+        self._begun = {unique: found for unique, found in begun.items() if unique in asked}
+        self._answered = {handle.unique: handle for handle in restored if handle.unique in asked}
+        session.keep_only({slot for slot, _ in self._begun.values()})
+
+    def kept(self) -> Mapping[str, int]:
+        """Descriptors that the next daemon needs to take over; none where it cannot."""
+        return {} if self._session is None else {"device": self._device, "session": self._session.fd}
+
+    def _restore(self, kept: KeptHandle) -> None:
+        if kept.is_directory:
+            self._namespace.restore_directory(kept.number, kept.node)
+            return
+        writes = kept.flags & os.O_ACCMODE != os.O_RDONLY
+        self._namespace.restore(kept.number, kept.node, kept.flags, ROLES[kept.role], owed=kept.owed)
+        inode = self._inode(kept.node)
+        with inode.lock:
+            inode.handles[kept.number] = (kept.bypass, writes)
+            if kept.bypass:
+                inode.backing = kept.backing
+            self._serve_reads(kept.number, kept.node, bypass=kept.bypass)
+            if kept.number < _datapath.MAX_HANDLES:
+                _datapath.doubt(kept.number)
+            self._count_open(inode, kept.node, bypass=kept.bypass)
+
+    def _wire(self, namespace: Namespace) -> None:
         namespace.meter.writes_are_timed = False
         namespace.meter.read_elsewhere = lambda tier: Moved(*_datapath.tally(tier))
         namespace.meter.failed_elsewhere = _datapath.failures
+        namespace.meter.synced_elsewhere = _datapath.syncs
         namespace.rehomed = self._rehome
         if namespace.cache is not None:
             _datapath.set_cache_tier(namespace.cache.tier.index)
@@ -261,7 +289,9 @@ class KernelDriver:
             | abi.HANDLE_KILLPRIV_V2
             | abi.INIT_EXT
             | abi.PASSTHROUGH
+            | (abi.HAS_RESEND if self._keeping else 0)
         ) & flags
+        self._keeping = bool(wanted & abi.HAS_RESEND)
         self._reply(
             request.unique,
             0,
@@ -295,6 +325,9 @@ class KernelDriver:
         self._namespace.works_at = classes.told
         for _ in range(_WAITING):
             self._add_worker()
+        # In threads of their own: any of them may have to wait for a device.
+        for raw in self._again:
+            threading.Thread(target=self._dispatch, args=(raw,), name="keigo-again", daemon=True).start()
 
         def asked(number: int, _frame: object) -> None:
             log.info("%s: stopping", signal.Signals(number).name)
@@ -315,6 +348,8 @@ class KernelDriver:
             worker.join()
         classes.close()
         os.close(self._device)
+        if self._session is not None:
+            self._session.close()
 
     def _add_worker(self) -> None:
         """Start a worker, unless there are enough. The caller blocks the signals that workers must not take."""
@@ -335,6 +370,8 @@ class KernelDriver:
         try:
             while raw := _datapath.next(device, _WAITING):
                 self._dispatch(raw)
+        except MemoryError:  # others go on; when they are all busy another one is started
+            log.warning("no memory for another worker")
         except OSError as error:
             if error.errno != errno.ENODEV:
                 log.error("/dev/fuse: %s", error)
@@ -350,19 +387,68 @@ class KernelDriver:
             if request.op not in _UNANSWERED:
                 self._reply(request.unique, errno.ENOSYS)
             return
+        slot: int | None = None
         try:
-            answer = handler(self, request)
+            if self._session is not None and request.op in NOTED:
+                slot, then = self._begin(self._session, request, raw)
+                answer = self._name(request, then, handler)
+            elif request.unique & abi.RESENT:
+                answer = self._once_more(request, handler)
+            else:
+                answer = handler(self, request)
         except OSError as error:
             self._reply(request.unique, error.errno or errno.EIO)
         except struct.error:
             log.error("malformed request: operation %d, %d bytes", request.op, len(raw))
             self._reply(request.unique, errno.EINVAL)
+        except MemoryError:
+            log.warning("no memory for an operation: %s", Op(request.op).name)
+            self._reply(request.unique, errno.ENOMEM)
         except Exception:
             log.exception("operation %s failed", Op(request.op).name)
             self._reply(request.unique, errno.EIO)
         else:
             if answer is not None:
                 self._reply(request.unique, 0, answer)
+            if request.op in _RELEASES:
+                # Not before the answer: until then the next daemon may be asked to release this number again.
+                self._namespace.reuse(_released(request))
+        if slot is not None and self._session is not None:
+            self._session.end(slot)
+        if request.op == Op.FSYNC and self._session is not None and len(request.body) >= abi.FSYNC_IN.size:
+            self._session.owe(abi.FSYNC_IN.unpack_from(request.body)[0], False)
+
+    def _begin(self, session: Session, request: Request, raw: bytes) -> tuple[int, Before | None]:
+        """Note a change of names that is about to be made: its slot, and what an earlier daemon found if it tried."""
+        known = self._begun.pop(request.unique & ~abi.RESENT, None)
+        if known is not None:
+            return known[0], known[1].before
+        return session.begin(raw, before(self._namespace, request)), None
+
+    def _name(self, request: Request, then: Before | None, handler: Handler) -> bytes | None:
+        """Change names; the kernel hears of ids only once they are sure to outlive us."""
+        if request.unique & abi.RESENT:
+            kept = self._answered.get(request.unique & ~abi.RESENT)
+            if kept is not None:
+                return self._entry(self._namespace.getattr(kept.node)) + _open_again(kept)
+            if then is not None and is_done(self._namespace, request, then):
+                return b""
+        failpoints.hit("names.begun")
+        answer = handler(self, request)
+        failpoints.hit("names.changed")
+        self._namespace.volume.commit()
+        failpoints.hit("names.committed")
+        return answer
+
+    def _once_more(self, request: Request, handler: Handler) -> bytes | None:
+        """Answer what an earlier daemon was asked, and changes no names."""
+        if request.op in (Op.OPEN, Op.OPENDIR):
+            kept = self._answered.get(request.unique & ~abi.RESENT)
+            if kept is not None:
+                return _open_again(kept)
+        elif request.op in _RELEASES and not self._namespace.is_open(_released(request)):
+            return b""
+        return handler(self, request)
 
     def _reply(self, unique: int, error: int, data: bytes = b"") -> None:
         head = abi.OUT_HEADER.pack(abi.OUT_HEADER.size + len(data), -error, unique)
@@ -377,10 +463,17 @@ class KernelDriver:
 
     def _inode(self, node: int) -> Inode:
         with self._inodes_lock:
-            found = self._inodes.get(node)
-            if found is None:
-                found = self._inodes[node] = Inode()
-            return found
+            return self._known(node)
+
+    def _known(self, node: int) -> Inode:
+        """The lock of the inodes is held."""
+        found = self._inodes.get(node)
+        if found is None:
+            found = self._inodes[node] = Inode()
+            if node < self._adopted:
+                # Of an inode of an earlier daemon's neither is known how often it was looked up, nor what pages it has.
+                found.lookups, found.stale = _EVER, True
+        return found
 
     def _forget(self, node: int, count: int) -> None:
         with self._inodes_lock:
@@ -394,18 +487,16 @@ class KernelDriver:
     def _entry(self, found: Attributes) -> bytes:
         """struct fuse_entry_out, counted as a lookup."""
         with self._inodes_lock:
-            known = self._inodes.get(found.id)
-            if known is None:
-                known = self._inodes[found.id] = Inode()
+            known = self._known(found.id)
             known.lookups += 1
-        entry_valid, entry_ns = _timeout(CACHE_TIMEOUT)
+        entry_valid, entry_ns = timeout(CACHE_TIMEOUT)
         attr_valid, attr_ns = self._attributes_valid(known)
         return abi.ENTRY.pack(found.id, 0, entry_valid, attr_valid, entry_ns, attr_ns) + pack_attributes(found)
 
     @staticmethod
     def _attributes_valid(inode: Inode | None) -> tuple[int, int]:
         # A shared mapping of a passthrough file changes it without the kernel telling the FUSE inode.
-        return _timeout(0 if inode is not None and inode.passthrough else CACHE_TIMEOUT)
+        return timeout(0 if inode is not None and inode.passthrough else CACHE_TIMEOUT)
 
     def _attributes(self, found: Attributes) -> bytes:
         valid, valid_ns = self._attributes_valid(self._inodes.get(found.id))
@@ -413,13 +504,13 @@ class KernelDriver:
 
     # --- opens ---
 
-    def _open(self, node: int, flags: int) -> bytes:
+    def _open(self, node: int, flags: int, unique: int) -> bytes:
         inode = self._inode(node)
         with inode.lock:
             if flags & os.O_ACCMODE == os.O_RDONLY or (inode.passthrough and not self._namespace.may_bypass(node)):
                 self._await_release(inode)
             handle = self._namespace.open(node, flags)
-            return self._opened(inode, node, handle, flags)
+            return self._opened(inode, node, handle, flags, unique)
 
     @staticmethod
     def _await_release(inode: Inode) -> None:
@@ -433,8 +524,15 @@ class KernelDriver:
         if inode.passthrough and closing() and not inode.changed.wait_for(lambda: not closing(), _RELEASE_WAIT):
             inode.duplicated = {handle for handle, (_, writes) in inode.handles.items() if writes}
 
-    def _opened(self, inode: Inode, node: int, handle: int, flags: int) -> bytes:
-        """Decide the mode of a new handle; its OPEN_OUT. The lock is held."""
+    def _opened(self, inode: Inode, node: int, handle: int, flags: int, unique: int) -> bytes:
+        """Decide the mode of a new handle; its OPEN_OUT. Where that fails it is closed. The lock is held."""
+        try:
+            return self._with_mode(inode, node, handle, flags, unique)
+        except BaseException:
+            self._abandon(inode, handle)
+            raise
+
+    def _with_mode(self, inode: Inode, node: int, handle: int, flags: int, unique: int) -> bytes:
         writes = flags & os.O_ACCMODE != os.O_RDONLY
         bypass = inode.passthrough > 0 or (writes and not inode.mediated and self._namespace.may_bypass(node))
         file = self._namespace.file_of(handle)
@@ -442,7 +540,48 @@ class KernelDriver:
             inode.backing = self._backing_open(file.fd)
             bypass = inode.backing is not None
         inode.handles[handle] = (bypass, writes)
+        self._serve_reads(handle, node, bypass=bypass)
+        if self._session is not None:
+            role = ROLES.index(self._namespace.role_of(handle))
+            backing = -1 if inode.backing is None else inode.backing
+            number = unique & ~abi.RESENT
+            how = self._namespace.flags_of(handle)
+            self._session.opened(KeptHandle(handle, node, number, False, how, bypass, backing, role))
+            failpoints.hit("open.noted")
+        self._count_open(inode, node, bypass=bypass)
+        if bypass:
+            assert inode.backing is not None  # noqa: S101
+            if not writes and self._namespace.volume.record(node).role in IMMUTABLE:
+                with self._inodes_lock:
+                    self._pinning_opens += 1
+            return abi.OPEN_OUT.pack(handle, abi.FOPEN_PASSTHROUGH, inode.backing)
+        keep = 0 if inode.stale else abi.FOPEN_KEEP_CACHE
+        inode.stale = False
+        return abi.OPEN_OUT.pack(handle, keep, 0)
+
+    def _abandon(self, inode: Inode, handle: int) -> None:
+        """Close a handle that the kernel does not hear of, and that is not counted yet. The inode's lock is held."""
+        inode.handles.pop(handle, None)
+        if self._session is not None:
+            self._session.released(handle)
+        self._close_backing(inode)
         if handle < _datapath.MAX_HANDLES:
+            _datapath.clear(handle)
+        self._namespace.release(handle)
+        inode.changed.notify_all()
+
+    def _close_backing(self, inode: Inode) -> bool:
+        """Let go of the backing id that no handle uses any more, if there is one. The inode's lock is held."""
+        if inode.passthrough or inode.backing is None:
+            return False
+        fcntl.ioctl(self._device, abi.DEV_IOC_BACKING_CLOSE, abi.BACKING_ID.pack(inode.backing))
+        inode.backing = None
+        return True
+
+    def _serve_reads(self, handle: int, node: int, *, bypass: bool) -> None:
+        """Let the data path serve a handle."""
+        if handle < _datapath.MAX_HANDLES:
+            file = self._namespace.file_of(handle)
             direct = -1 if bypass else self._namespace.direct_of(handle)
             with self._namespace.volume.lock:  # a migration sets the tier under it, too
                 tier = self._namespace.volume.open_files[node].tier
@@ -450,19 +589,15 @@ class KernelDriver:
                 chunks = None if bypass else self._namespace.chunks_of(handle)
                 if chunks is not None:
                     _datapath.attach(handle, chunks)
+
+    def _count_open(self, inode: Inode, node: int, *, bypass: bool) -> None:
+        """The inode's lock is held."""
         if bypass:
-            assert inode.backing is not None  # noqa: S101
             inode.passthrough += 1
             inode.stale = True
             self._namespace.volume.pin_open(node, 1)
-            if not writes and self._namespace.volume.record(node).role in IMMUTABLE:
-                with self._inodes_lock:
-                    self._pinning_opens += 1
-            return abi.OPEN_OUT.pack(handle, abi.FOPEN_PASSTHROUGH, inode.backing)
-        inode.mediated += 1
-        keep = 0 if inode.stale else abi.FOPEN_KEEP_CACHE
-        inode.stale = False
-        return abi.OPEN_OUT.pack(handle, keep, 0)
+        else:
+            inode.mediated += 1
 
     def _rehome(self, handle: int, tier: int) -> None:
         """A handle's file has migrated. `Volume.lock` is held."""
@@ -485,16 +620,16 @@ class KernelDriver:
         inode = self._inode(node)
         written: Fd | None = None
         with inode.lock:
+            if self._session is not None:
+                self._session.released(handle)  # before the backing id: an id that is closed must never be used again
+                failpoints.hit("release.noted")
             bypass, _ = inode.handles.pop(handle)
             inode.duplicated.discard(handle)
             if bypass:
                 inode.passthrough -= 1
                 self._namespace.volume.pin_open(node, -1)
-                if inode.passthrough == 0 and inode.backing is not None:
-                    fcntl.ioctl(self._device, abi.DEV_IOC_BACKING_CLOSE, abi.BACKING_ID.pack(inode.backing))
-                    inode.backing = None
-                    if self._namespace.role_of(handle) in IMMUTABLE:
-                        written = self._namespace.file_of(handle)
+                if self._close_backing(inode) and self._namespace.role_of(handle) in IMMUTABLE:
+                    written = self._namespace.file_of(handle)
             else:
                 inode.mediated -= 1
             inode.reads = _add_counts(inode.reads, handle)
@@ -503,7 +638,7 @@ class KernelDriver:
                     reads, size = _datapath.clear(handle)
                     if reads:
                         _add_reads(self._fresh, node, reads, size)
-            self._namespace.release(handle)
+            self._namespace.release(handle, reuse=False)
             inode.changed.notify_all()
         if written is not None:
             _drop_pages(written)
@@ -515,7 +650,7 @@ class KernelDriver:
         try:
             found = self._namespace.lookup(request.node, name)
         except FileNotFoundError:
-            valid, valid_ns = _timeout(CACHE_TIMEOUT)
+            valid, valid_ns = timeout(CACHE_TIMEOUT)
             return abi.ENTRY.pack(0, 0, valid, 0, valid_ns, 0) + bytes(abi.ATTR.size)
         return self._entry(found)
 
@@ -546,8 +681,16 @@ class KernelDriver:
             uid=uid if valid & abi.FATTR_UID else None,
             gid=gid if valid & abi.FATTR_GID else None,
             size=size if valid & abi.FATTR_SIZE else None,
-            atime_ns=now if valid & abi.FATTR_ATIME_NOW else _ns(atime, atime_ns) if valid & abi.FATTR_ATIME else None,
-            mtime_ns=now if valid & abi.FATTR_MTIME_NOW else _ns(mtime, mtime_ns) if valid & abi.FATTR_MTIME else None,
+            atime_ns=now
+            if valid & abi.FATTR_ATIME_NOW
+            else ns_of(atime, atime_ns)
+            if valid & abi.FATTR_ATIME
+            else None,
+            mtime_ns=now
+            if valid & abi.FATTR_MTIME_NOW
+            else ns_of(mtime, mtime_ns)
+            if valid & abi.FATTR_MTIME
+            else None,
             kill_privileges=bool(valid & abi.FATTR_KILL_SUIDGID),
         )
         found = self._namespace.setattr(request.node, changes, handle if valid & abi.FATTR_FH else None)
@@ -599,7 +742,7 @@ class KernelDriver:
 
     def _do_open(self, request: Request) -> bytes:
         flags, extra = abi.OPEN_IN.unpack_from(request.body)
-        answer = self._open(request.node, flags)
+        answer = self._open(request.node, flags, request.unique)
         if extra & abi.OPEN_KILL_SUIDGID:
             self._namespace.setattr(request.node, Changes(kill_privileges=True))
         return answer
@@ -608,11 +751,12 @@ class KernelDriver:
         flags, mode, _, _ = abi.CREATE_IN.unpack_from(request.body)
         (name,) = request.names(abi.CREATE_IN.size, 1)
         found, handle = self._namespace.create(request.node, name, mode, flags, request.caller)
+        self._namespace.volume.commit()
         entry = self._entry(found)
         inode = self._inode(found.id)
         with inode.lock:
             # The creator counts as a writer whatever its flags say.
-            return entry + self._opened(inode, found.id, handle, os.O_RDWR)
+            return entry + self._opened(inode, found.id, handle, os.O_RDWR, request.unique)
 
     def _do_read(self, request: Request) -> bytes:
         handle, offset, size, *_ = abi.READ_IN.unpack_from(request.body)
@@ -690,7 +834,10 @@ class KernelDriver:
         return b""
 
     def _do_opendir(self, request: Request) -> bytes:
-        return abi.OPEN_OUT.pack(self._namespace.opendir(request.node), 0, 0)
+        handle = self._namespace.opendir(request.node)
+        if self._session is not None:
+            self._session.opened(KeptHandle(handle, request.node, request.unique & ~abi.RESENT, is_directory=True))
+        return abi.OPEN_OUT.pack(handle, 0, 0)
 
     def _do_readdir(self, request: Request) -> bytes:
         handle, offset, size, *_ = abi.READ_IN.unpack_from(request.body)
@@ -720,7 +867,9 @@ class KernelDriver:
 
     def _do_releasedir(self, request: Request) -> bytes:
         handle, *_ = abi.RELEASE_IN.unpack_from(request.body)
-        self._namespace.releasedir(handle)
+        if self._session is not None:
+            self._session.released(handle)
+        self._namespace.releasedir(handle, reuse=False)
         return b""
 
     def _do_fsyncdir(self, request: Request) -> bytes:
@@ -746,13 +895,27 @@ class KernelDriver:
         return b""
 
 
+def _released(request: Request) -> int:
+    """The handle that a RELEASE or RELEASEDIR is about."""
+    handle: int = abi.RELEASE_IN.unpack_from(request.body)[0]
+    return handle
+
+
+def _open_again(kept: KeptHandle) -> bytes:
+    """The answer to an open that has its handle of an earlier daemon."""
+    return abi.OPEN_OUT.pack(kept.number, abi.FOPEN_PASSTHROUGH if kept.bypass else 0, max(0, kept.backing))
+
+
 def _drop_pages(file: Fd) -> None:
     """Drop what passthrough left in memory of a file that will be read past it: the mount has pages of its own.
 
     Of 64 MiB it takes 4 ms, while nobody waits: the kernel sends RELEASE without waiting for the answer.
     """
-    if open_direct(file) is not None:
-        os.posix_fadvise(file.fd, 0, 0, os.POSIX_FADV_DONTNEED)
+    try:
+        if open_direct(file) is not None:
+            os.posix_fadvise(file.fd, 0, 0, os.POSIX_FADV_DONTNEED)
+    except OSError as error:  # the file is closed all the same; its pages are in memory twice for a while
+        log.warning("pages of a table cannot be dropped: %s", error.strerror)
 
 
 def _add_reads(found: dict[int, tuple[int, int]], node: int, reads: int, size: int) -> None:
@@ -767,6 +930,7 @@ def _add_counts(counts: list[tuple[int, int]], handle: int) -> list[tuple[int, i
     return [(a + c, b + d) for (a, b), (c, d) in zip(counts, _datapath.counts(handle), strict=True)]
 
 
+_RELEASES: Final = frozenset({Op.RELEASE, Op.RELEASEDIR})
 _UNANSWERED: Final = frozenset({Op.INTERRUPT, Op.FORGET, Op.BATCH_FORGET})
 HANDLERS: Final[dict[int, Handler]] = {
     op: getattr(KernelDriver, f"_do_{op.name.lower()}") for op in Op if hasattr(KernelDriver, f"_do_{op.name.lower()}")

@@ -15,6 +15,7 @@ from typing import Final
 
 from fusefs.handles import Handle
 from keigo.tiers.fds import Fd, start_write_back
+from keigo.tiers.tier import Tier
 from keigo.tiers.traffic import Moved
 from keigo.tiers.volume import OpenFile, Volume, space_of
 
@@ -48,6 +49,15 @@ class Meter:
         """What a driver read itself of a tier, by the tier's index."""
         self.failed_elsewhere: Callable[[int], int] = lambda _tier: 0
         """How many reads and syncs of a driver's own have failed on a tier, by the tier's index."""
+
+        self.synced_elsewhere: Callable[[int], tuple[int, int]] = lambda _tier: (0, 0)
+        """How many syncs a driver has made itself on a tier, and how many are under way."""
+
+    def progress(self, tier: Tier) -> tuple[int, int]:
+        """(how many reads, writes and syncs of a tier's files have ended, how many are under way)."""
+        elsewhere, (syncs, syncing) = self.read_elsewhere(tier.index), self.synced_elsewhere(tier.index)
+        found = tier.traffic.reads.moved() + tier.traffic.writes.moved() + tier.traffic.syncs.moved() + elsewhere
+        return found.requests + syncs, found.under_way + syncing
 
     def measure_writers(self) -> None:
         """Take note of what the kernel wrote past us, so that room and `status` are right while files are open.

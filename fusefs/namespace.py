@@ -10,12 +10,17 @@ device; `read_nowait` never does. `Volume.lock` guards the tables here too; it i
 from __future__ import annotations
 
 import errno
+import functools
 import itertools
 import os
 import stat
-from collections.abc import Callable, Iterator
+from bisect import bisect_right
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Final
+from operator import itemgetter
+from typing import TYPE_CHECKING, Final, ParamSpec, TypeVar
+
+import xxhash
 
 from fusefs.handles import DirectoryHandle, Handle
 from fusefs.meter import Meter
@@ -24,9 +29,11 @@ from keigo.lsm.options import Engine
 from keigo.lsm.roles import IMMUTABLE, Role, role_of
 from keigo.lsm.threads import Job, job_of_thread
 from keigo.tiers.catalog import ROOT, Entry
+from keigo.tiers.descriptors import TOO_MANY, is_among_last, leave_some
 from keigo.tiers.directories import fail
-from keigo.tiers.fds import Fd, fallocate, magic_link, open_direct, set_times
+from keigo.tiers.fds import Fd, fallocate, magic_link, open_direct, open_regular, set_times
 from keigo.tiers.observer import TELLING, Observer
+from keigo.tiers.orphans import removed_directory
 from keigo.tiers.rename import rename
 from keigo.tiers.tier import Tier
 from keigo.tiers.traffic import Traffic
@@ -96,6 +103,27 @@ class Space:
     inodes_free: int
 
 
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def _of_node(operation: Callable[P, R]) -> Callable[P, R]:
+    """An operation on a node, which may be gone since it was looked up: ESTALE, not ENOENT.
+
+    The kernel then looks the name up again. So whoever opens a name while another file is renamed over it gets the one
+    or the other, as from any file system, and never hears that there is none.
+    """
+
+    @functools.wraps(operation)
+    def tried(*args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return operation(*args, **kwargs)
+        except FileNotFoundError as error:
+            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE), error.filename) from error
+
+    return tried
+
+
 class Namespace:
     """See the module's docstring."""
 
@@ -112,6 +140,8 @@ class Namespace:
         """Tells a driver that a thread works at a job that its name does not tell; None: at none any more."""
         self.rehomed: Callable[[int, int], None] = lambda _handle, _tier: None
         """Tells a driver the new tier of a handle, which may have got its chunks, too."""
+        self.owe: Callable[[int, bool], None] = lambda _handle, _owed: None
+        """Tells a driver whether the next fsync of a handle is to fail, also if another daemon does it."""
         self.cache: Cache | None = None
         """Has copies of what is read of slow tiers; None: nobody has."""
         self.io_priority: IoPriority | None = None
@@ -131,6 +161,7 @@ class Namespace:
                 raise fail(errno.ENOENT, name)
             return self._attributes(entry)
 
+    @_of_node
     def getattr(self, node: int) -> Attributes:
         """Attributes of a node."""
         with self.volume.lock:
@@ -160,8 +191,8 @@ class Namespace:
         if node in self.volume.orphans:
             file = self._any_handle(node).file
             status = os.fstat(file.fd)
-        else:
-            status = self.volume.stat_file(node)
+            return _attributes(node, status, status.st_nlink - (node in self.volume.sheltered))
+        status = self.volume.stat_file(node)
         return _attributes(node, status, status.st_nlink)
 
     def _any_handle(self, node: int) -> Handle:
@@ -185,6 +216,7 @@ class Namespace:
         directory, name = self.volume.locate(node)
         return Fd(os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory.fd))
 
+    @_of_node
     def setattr(self, node: int, changes: Changes, handle: int | None = None) -> Attributes:
         """Change attributes and return all of them."""
         with self.volume.lock:
@@ -235,8 +267,7 @@ class Namespace:
             file = opened.file
         else:
             directory, name = self.volume.locate(node)
-            how = os.O_WRONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-            file = Fd(os.open(name, how, dir_fd=directory.fd))
+            file = open_regular(name, os.O_WRONLY, directory.fd)
         self._count_writes(node, file)
         os.ftruncate(file.fd, size)
         self.volume.resized(node, os.fstat(file.fd))
@@ -247,6 +278,7 @@ class Namespace:
             if node in self.volume.bypassed:
                 self.volume.measure(node, os.fstat(file.fd))
 
+    @_of_node
     def readlink(self, node: int) -> bytes:
         """Target of a symbolic link."""
         with self.volume.lock:
@@ -332,6 +364,7 @@ class Namespace:
         belief = self.observer.belief(parent, name, caller.tid)
         self._tell_work(name, caller.tid, belief)
         with self.volume.lock:
+            leave_some(self.volume.primary.root.fd)
             existing = self.volume.lookup(parent, name)
             if existing is not None and existing.kind == "file" and not flags & os.O_EXCL:
                 handle = self._open(existing.id, flags)
@@ -369,6 +402,7 @@ class Namespace:
         handle = self._add(node, file, os.O_RDWR | flags & ~os.O_ACCMODE)
         return _attributes(node, os.fstat(file.fd), 1), handle
 
+    @_of_node
     def open(self, node: int, flags: int) -> int:
         """Open a file; returns a handle."""
         with self.volume.lock:
@@ -384,6 +418,7 @@ class Namespace:
 
     def _open(self, node: int, flags: int) -> int:
         with self.volume.lock:
+            leave_some(self.volume.primary.root.fd)  # before the open, which may cut the file
             if node in self.volume.orphans:
                 known = self._any_handle(node).file
                 file = Fd(os.open(magic_link(known.fd), flags & (os.O_ACCMODE | os.O_TRUNC) | os.O_CLOEXEC))
@@ -394,12 +429,50 @@ class Namespace:
 
     def _add(self, node: int, file: Fd, flags: int) -> int:
         # Numbers are used again: the data path has a table of them.
-        number = self._free_numbers.pop() if self._free_numbers else next(self._numbers)
-        handle = Handle(number, node, file, flags, self.volume.record(node).role)
-        self._handles[handle.number] = handle
-        self._by_node.setdefault(node, set()).add(handle)
-        self._find_chunks(handle)
+        handle = Handle(self._new_number(), node, file, flags, self.volume.record(node).role)
+        self._put(handle)
         return handle.number
+
+    def _new_number(self) -> int:
+        return self._free_numbers.pop() if self._free_numbers else next(self._numbers)
+
+    def _put(self, handle: Handle) -> None:
+        self._handles[handle.number] = handle
+        self._by_node.setdefault(handle.node, set()).add(handle)
+        self._find_chunks(handle)
+
+    def is_open(self, number: int) -> bool:
+        """Whether a file or directory is open by this number."""
+        return number in self._handles or number in self._directories
+
+    def reuse(self, number: int) -> None:
+        """Nobody will ever again mean the handle that had this number (see `release`)."""
+        with self.volume.lock:
+            self._free_numbers.append(number)
+
+    def restore_numbers(self, used: Collection[int]) -> None:
+        """Hand out none of these: an earlier daemon has."""
+        highest = max(used, default=0)
+        self._numbers = itertools.count(highest + 1)
+        self._free_numbers = sorted(set(range(1, highest + 1)) - set(used), reverse=True)
+
+    def restore(self, number: int, node: int, flags: int, role: Role, *, owed: bool = False) -> None:
+        """Open a file again that an earlier daemon had open by this number. Raises OSError."""
+        how = flags & ~(os.O_TRUNC | os.O_CREAT | os.O_EXCL)
+        with self.volume.lock:
+            handle = Handle(number, node, self.volume.open_again(node, how), how, role)
+            handle.doubtful, handle.owed = True, owed
+            self._put(handle)
+
+    def restore_directory(self, number: int, node: int) -> None:
+        """Likewise a directory; its names are read anew. Raises OSError."""
+        with self.volume.lock:
+            if self._is_directory(node):
+                opened = DirectoryHandle(node, self._object(node))
+                opened.names = self._listed(node)
+            else:
+                opened = DirectoryHandle(node, removed_directory(self.volume.primary))
+            self._directories[number] = opened
 
     def _find_chunks(self, handle: Handle) -> None:
         """Give a handle that only reads its file's chunks, if it may have some at its home. The lock is held."""
@@ -428,6 +501,7 @@ class Namespace:
             self._find_chunks(handle)
             self.rehomed(handle.number, home)
 
+    @_of_node
     def may_bypass(self, node: int) -> bool:
         """Whether the kernel may write a file without us.
 
@@ -442,6 +516,10 @@ class Namespace:
     def file_of(self, handle: int) -> Fd:
         """The descriptor of a handle."""
         return self._handles[handle].file
+
+    def flags_of(self, handle: int) -> int:
+        """How a handle was opened, as in open(2); its creator's can read and write."""
+        return self._handles[handle].flags
 
     def role_of(self, handle: int) -> Role:
         """What the file of a handle was when it was opened."""
@@ -460,7 +538,13 @@ class Namespace:
         if opened.writes or opened.role not in IMMUTABLE:
             return -1
         while opened.direct is None:
-            direct = open_direct(opened.file)  # without the lock: a device may hang
+            try:
+                leave_some(opened.file.fd)
+                direct = open_direct(opened.file)  # without the lock: a device may hang
+            except OSError as error:
+                if error.errno not in TOO_MANY:
+                    raise
+                return -1
             if direct is None:
                 return -1
             with self.volume.lock:
@@ -562,6 +646,10 @@ class Namespace:
     def fsync(self, handle: int, *, data_only: bool) -> None:
         """Make a file durable."""
         opened = self._handles[handle]
+        if opened.doubtful:
+            self._check_written_back(opened)
+        syncs = self._traffic_of(opened).syncs
+        began = syncs.begin()
         try:
             if data_only:
                 os.fdatasync(opened.file.fd)
@@ -570,6 +658,29 @@ class Namespace:
         except OSError as error:
             self._tier_of(opened).health.failed(error)
             raise
+        finally:
+            syncs.end(began, 0)
+
+    def _check_written_back(self, opened: Handle) -> None:
+        """Before the first sync of a handle of an earlier daemon's, which may have died over an error of another.
+
+        Linux tells such an error once per open file; the tier's root has been open all the time. Who asks takes the
+        error from all others, which are owed it until they have had it. Raises OSError, once.
+        """
+        tier = self._tier_of(opened)
+        try:
+            if opened.owed:
+                raise fail(errno.EIO)
+            tier.check_written_back()
+        except OSError as error:
+            tier.health.failed(error)
+            with self.volume.lock:
+                for handle in self._handles.values():
+                    if handle.doubtful and self._tier_of(handle) is tier:
+                        self.owe(handle.number, True)
+            raise
+        finally:
+            opened.doubtful = False
 
     def fallocate(self, handle: int, mode: int, offset: int, length: int) -> None:
         """Allocate, or with mode flags punch, zero or keep the size, as fallocate(2)."""
@@ -603,27 +714,32 @@ class Namespace:
         file = self._handles[handle].file
         os.close(os.dup(file.fd))
 
-    def release(self, handle: int) -> None:
-        """The last descriptor of a handle was closed."""
+    def release(self, handle: int, *, reuse: bool = True) -> None:
+        """The last descriptor of a handle was closed. Without `reuse` its number waits for a call of that name."""
         with self.volume.lock:
             opened = self._handles.pop(handle)
             handles = self._by_node[opened.node]
             handles.discard(opened)
             if not handles:
                 del self._by_node[opened.node]
-            self._free_numbers.append(handle)
+            if reuse:
+                self._free_numbers.append(handle)
         # The descriptor is closed on return, without the lock: for an unlinked file that frees its blocks.
         self.volume.close_file(opened.node, opened.file, write=opened.writes)
 
     # --- directories ---
 
+    @_of_node
     def opendir(self, node: int) -> int:
         """Open a directory; returns a handle."""
         with self.volume.lock:
             if self._entry(node).kind != "dir":
                 raise fail(errno.ENOTDIR)
-            number = next(self._numbers)
-            self._directories[number] = DirectoryHandle(node, self._object(node))
+            opened = DirectoryHandle(node, self._object(node))
+            if is_among_last(opened.file.fd):  # most directories are open already
+                leave_some(opened.file.fd)
+            number = self._new_number()
+            self._directories[number] = opened
             return number
 
     def readdir(self, handle: int, offset: int) -> Iterator[tuple[bytes, Attributes, int]]:
@@ -633,11 +749,9 @@ class Namespace:
             with self.volume.lock:
                 if not self._is_directory(opened.node):
                     return  # removed: not even the dots are left
-                above = self.volume.catalog.parent(opened.node)
-                itself = (b".", Entry("dir", opened.node)), (b"..", Entry("dir", above[0] if above else ROOT))
-                opened.names = [*itself, *self.volume.names(opened.node)]
-        for number in range(offset, len(opened.names)):
-            name, entry = opened.names[number]
+                opened.names = self._listed(opened.node)
+        for number in range(bisect_right(opened.names, offset, key=itemgetter(0)), len(opened.names)):
+            following, name, entry = opened.names[number]
             with self.volume.lock:
                 # The kernel believes what it is told here for as long as a lookup, so it must be true now: since the
                 # directory was read the name may have gone, or stand for another file.
@@ -648,12 +762,22 @@ class Namespace:
                     attributes = self._attributes(now)
                 except FileNotFoundError:
                     continue  # lost from its tier: the kernel would take the error for the end of the directory
-            yield name, attributes, number + 1
+            yield name, attributes, following
 
-    def releasedir(self, handle: int) -> None:
-        """Close a directory."""
+    def _listed(self, node: int) -> list[tuple[int, bytes, Entry]]:
+        above = self.volume.catalog.parent(node)
+        found = [(1, b".", Entry("dir", node)), (_DOTS, b"..", Entry("dir", above[0] if above else ROOT))]
+        names = sorted((xxhash.xxh3_64_intdigest(name) >> 2, name, entry) for name, entry in self.volume.names(node))
+        for offset, name, entry in names:
+            found.append((max(offset, found[-1][0] + 1), name, entry))
+        return found
+
+    def releasedir(self, handle: int, *, reuse: bool = True) -> None:
+        """Close a directory. `reuse` as with `release`."""
         with self.volume.lock:
             del self._directories[handle]
+            if reuse:
+                self._free_numbers.append(handle)
 
     def fsyncdir(self, handle: int) -> None:
         """Make a directory's names durable, on every tier that has some."""
@@ -700,6 +824,7 @@ class Namespace:
 
     # --- extended attributes ---
 
+    @_of_node
     def getxattr(self, node: int, name: bytes) -> bytes:
         """Value of a user.* attribute; ENODATA for all others, which cannot be set."""
         if not name.startswith(b"user."):
@@ -708,6 +833,7 @@ class Namespace:
             at = self._object(node)
             return os.getxattr(magic_link(at.fd), name)
 
+    @_of_node
     def setxattr(self, node: int, name: bytes, value: bytes, flags: int = 0) -> None:
         """Set a user.* attribute; EOPNOTSUPP for all others."""
         if not name.startswith(b"user."):
@@ -717,6 +843,7 @@ class Namespace:
             at = self._object(node)
             os.setxattr(magic_link(at.fd), name, value, flags)
 
+    @_of_node
     def listxattr(self, node: int) -> list[bytes]:
         """Names of the user.* attributes."""
         with self.volume.lock:
@@ -724,6 +851,7 @@ class Namespace:
             names = os.listxattr(magic_link(at.fd))
         return [os.fsencode(name) for name in names if name.startswith("user.")]
 
+    @_of_node
     def removexattr(self, node: int, name: bytes) -> None:
         """Remove a user.* attribute."""
         if not name.startswith(b"user."):

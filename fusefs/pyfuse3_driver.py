@@ -55,6 +55,9 @@ def _answer(error: BaseException, what: str) -> FUSEError:
     """The errno for an exception in an operation: an OSError's own, EIO for a defect of ours, which is logged."""
     if isinstance(error, OSError) and error.errno:
         return FUSEError(error.errno)
+    if isinstance(error, MemoryError):
+        log.warning("no memory for an operation: %s", what)
+        return FUSEError(errno.ENOMEM)
     log.error("%s failed", what, exc_info=error)
     return FUSEError(errno.EIO)
 
@@ -358,6 +361,10 @@ class Pyfuse3Driver:
 
     def facts(self) -> dict[str, int]:
         """Nothing is kept per inode."""
+        return {}
+
+    def kept(self) -> dict[str, int]:
+        """Nothing: libfuse cannot go on with a session that it has not begun."""
         return {}
 
     def reads(self) -> dict[int, dict[str, tuple[int, int]]]:

@@ -19,12 +19,13 @@ from collections.abc import Callable
 from typing import Final
 
 from keigo.lsm.threads import Job, job_of_thread
+from keigo.tiers.descriptors import share
 
 CLASSES: Final = {Job.UNKNOWN: 0, Job.FOREGROUND: 1, Job.FLUSH: 2, Job.COMPACTION: 3}
 """Job -> the number that the data path counts it by."""
 
 _PIDFD_THREAD: Final = os.O_EXCL  # pidfd_open(2): of a thread, not of its process
-_MOST: Final = 4096  # threads watched at once: each costs a descriptor
+_MOST: Final = 4096  # threads watched at once, at most: each costs a descriptor
 
 
 class ThreadClasses:
@@ -32,6 +33,7 @@ class ThreadClasses:
 
     def __init__(self, forget: Callable[[int], None]) -> None:
         self._forget = forget
+        self._most = share(8, _MOST)
         self._lock = threading.Lock()
         self._watched: dict[int, int] = {}
         """pidfd -> tid."""
@@ -65,7 +67,7 @@ class ThreadClasses:
 
     def _begin(self, tid: int) -> None:
         with self._lock:
-            if tid <= 0 or len(self._watched) >= _MOST or tid in self._tids:
+            if tid <= 0 or len(self._watched) >= self._most or tid in self._tids:
                 return
             try:
                 fd = os.pidfd_open(tid, _PIDFD_THREAD)

@@ -12,10 +12,18 @@ from typing import Any
 import click
 from rich.console import RenderableType
 from rich.live import Live
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
-from keigo import __version__, cli_bench, cli_bench_compare, cli_devices, cli_doctor, discover, mounts
-from keigo.cli_common import config_option, console, directory_argument, errors, json_option, load_config, plain_errors
+from keigo import __version__, cli_bench, cli_bench_compare, cli_devices, cli_doctor, cli_tier, discover, mounts
+from keigo.cli_common import (
+    config_option,
+    console,
+    directory_argument,
+    errors,
+    json_option,
+    load_config,
+    plain_errors,
+    progress_bar,
+)
 from keigo.config import POLICIES, Config
 from keigo.control import ControlError, ask, is_served, request, volume_of
 from keigo.errors import KeigoError
@@ -40,6 +48,7 @@ cli_bench.bench.add_command(cli_bench_compare.report)
 main.add_command(cli_devices.profile)
 main.add_command(cli_devices.advise)
 main.add_command(cli_doctor.doctor)
+main.add_command(cli_tier.tier)
 
 
 @main.command()
@@ -68,8 +77,12 @@ def init(directory: Path | None, devices: Path, force: bool) -> None:
 @click.option("--policy", help=f"A policy to use, not the configured one: {', '.join(POLICIES)}.")
 @click.option("--foreground", is_flag=True, help="Do not return; log to standard error.")
 @click.option("--log-file", type=click.Path(path_type=Path), help="Where the daemon logs.")
+@click.option("--pid-file", type=click.Path(path_type=Path), help="Where to write which process to watch.")
 @click.option("--debug", is_flag=True, help="Log every decision.")
+@click.option("--keeper/--no-keeper", default=True, help="Replace a daemon that dies under the mount.  [default: on]")
 @click.option("--ready-fd", type=int, hidden=True)
+@click.option("--keeper-fd", type=int, hidden=True)
+@click.option("--kept", hidden=True)
 @plain_errors
 def mount(
     directory: Path,
@@ -78,28 +91,37 @@ def mount(
     policy: str | None,
     foreground: bool,
     log_file: Path | None,
+    pid_file: Path | None,
     debug: bool,
+    keeper: bool,
     ready_fd: int | None,
+    keeper_fd: int | None,
+    kept: str | None,
 ) -> None:
     """Mount the volume of devices.yaml over DIR. Returns once it is mounted."""
     from keigo import daemon
 
-    config = load_config(devices)
+    left = None if kept is None else daemon.parse_kept(kept)
+    config = load_config(devices) if left is None else daemon.config_left(devices, left)
     where = Path(mounts.real_path(directory))
     if log_file is not None:
         log_file = Path(os.path.abspath(log_file))
         if Path(os.path.realpath(log_file)).is_relative_to(where):
             raise KeigoError(f"{log_file}: the log would be inside {directory}, below its own mount")
-    if foreground:
-        daemon.serve(config, where, driver=driver, policy=policy, ready_fd=ready_fd, debug=debug)
-        return
-    log_file = log_file or daemon.default_log_file(config.volume)
-    arguments = [str(where), "-d", str(config.source), "--driver", driver]
+    arguments = ["mount", str(where), "-d", str(config.source), "--driver", driver, "--foreground"]
     if policy is not None:
         arguments += ["--policy", policy]
     if debug:
         arguments.append("--debug")
-    ready = daemon.start(arguments, log_file)
+    if foreground:
+        if keeper and keeper_fd is None and ready_fd is None:
+            daemon.become_keeper(arguments)
+        link = None if keeper_fd is None else daemon.Link(keeper_fd)
+        ready_fd = ready_fd if left is None else None  # its reader has heard of the first daemon
+        daemon.serve(config, where, driver=driver, policy=policy, ready_fd=ready_fd, debug=debug, link=link, kept=left)
+        return
+    log_file = log_file or daemon.default_log_file(config.volume)
+    ready = daemon.start(arguments, log_file, keeper=keeper, pid_file=pid_file)
     if ready.error is not None:
         raise KeigoError(ready.error)
     for note in ready.notes:
@@ -135,6 +157,22 @@ def umount(directory: Path) -> None:
         errors.print(text, soft_wrap=True)
 
 
+@main.command()
+@directory_argument
+@plain_errors
+def restart(directory: Path) -> None:
+    """Replace the daemon under the mount, as after an upgrade. Files stay open; requests wait for half a second."""
+    volume = volume_of(directory)
+    before = None
+    try:
+        for said in request(volume, "restart"):
+            before = said["pid"]
+    except ControlError:
+        if before is None:
+            raise
+    console.print(f"restarted: the daemon of {volume} is {ask(volume, 'status')['pid']}, was {before}")
+
+
 def _elsewhere(volume: str) -> int:
     """How many files are on tiers other than the in-place one; 0 where there is none."""
     tiers = ask(volume, "status")["tiers"]
@@ -159,16 +197,23 @@ def status(directory: Path, as_json: bool) -> None:
 @directory_argument
 @click.option("--every", default=1.0, type=click.FloatRange(0.1, 3600), show_default=True, help="Seconds.")
 @click.option("--once", is_flag=True, help="Print it once, and end.")
+@click.option("--svg", type=click.Path(path_type=Path), help="Draw it once into a file, and end.")
 @plain_errors
-def top(directory: Path, every: float, once: bool) -> None:
+def top(directory: Path, every: float, once: bool, svg: Path | None) -> None:
     """Show what a mounted volume does, over and over: tiers, levels, migrations, cache, stalls. Ends with Ctrl-C."""
-    from keigo.observe.top import top_view
+    from keigo.observe.top import draw, top_view
 
     volume = volume_of(directory)
 
     def view() -> RenderableType:
         return top_view(ask(volume, "status"), ask(volume, "lsm"))
 
+    if svg is not None:
+        try:
+            svg.write_text(draw(view(), f"keigo top {directory}"))
+        except OSError as error:
+            raise KeigoError(f"{svg}: {error.strerror}") from error
+        return
     if once or not console.is_terminal:
         console.print(view())
         return
@@ -246,7 +291,7 @@ def drain(directory: Path, offline: bool, devices: Path | None) -> None:
         return
     volume = volume_of(directory)
     result: Any = {}
-    with _progress() as progress:
+    with progress_bar() as progress:
         task = progress.add_task("draining", total=None, note="")
         told: list[str] = []
         for result in request(volume, "drain"):
@@ -274,7 +319,7 @@ def _drain_offline(directory: Path, config: Config) -> None:
 
     volume, _ = open_offline(config, directory)
     try:
-        with _progress() as progress:
+        with progress_bar() as progress:
             task = progress.add_task("draining", total=None, note="")
             moved = drain_offline(volume, lambda name: progress.update(task, advance=1, note=name))
         left = dissolve(volume)
@@ -316,7 +361,7 @@ def unpin(directory: Path, pattern: str) -> None:
 def migrate(directory: Path, pattern: str, tier: str, as_json: bool) -> None:
     """Move closed SST and blob files whose path matches PATTERN to TIER now; they stay there."""
     result: Any = {}
-    with _progress() as progress:
+    with progress_bar() as progress:
         task = progress.add_task("moving", total=None, note="")
         for result in request(volume_of(directory), "migrate", pattern=pattern, tier=tier):
             if "moved" not in result:
@@ -340,7 +385,7 @@ def migrate(directory: Path, pattern: str, tier: str, as_json: bool) -> None:
 def cache(directory: Path, what: str, pattern: str) -> None:
     """Fill the read cache with the files of slower tiers whose path matches PATTERN (default: all), or drop them."""
     result: Any = {}
-    with _progress() as progress:
+    with progress_bar() as progress:
         task = progress.add_task("warming" if what == "warm" else "dropping", total=None, note="")
         for result in request(volume_of(directory), "cache", what=what, pattern=pattern):
             if "done" in result:
@@ -366,7 +411,7 @@ def fsck(directory: Path, devices: Path, repair: bool) -> None:
 
     volume, findings = open_offline(load_config(devices), directory, apply=repair)
     try:
-        with _progress() as progress:
+        with progress_bar() as progress:
             task = progress.add_task("checksums", total=None, note="")
             findings += check_checksums(volume, lambda done, of: progress.update(task, completed=done, total=of))
         files = sum(tier.files for tier in volume.tiers)
@@ -383,15 +428,3 @@ def fsck(directory: Path, devices: Path, repair: bool) -> None:
     console.print(f"{files} file(s) checked, {len(findings)} problem(s), {left} left", soft_wrap=True)
     if left:
         sys.exit(1)
-
-
-def _progress() -> Progress:
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[note]}"),
-        console=errors,
-        transient=True,
-        disable=not errors.is_terminal,
-    )

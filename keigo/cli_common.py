@@ -12,6 +12,7 @@ from typing import ParamSpec, TypeVar
 
 import click
 from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from keigo.config import Config, load
 from keigo.errors import KeigoError
@@ -23,7 +24,18 @@ R = TypeVar("R")
 console = Console(width=None if sys.stdout.isatty() else 160, highlight=False)
 errors = Console(stderr=True, highlight=False)
 
-directory_argument = click.argument("directory", metavar="DIR", type=click.Path(path_type=Path))
+
+class _Untouched(click.ParamType[Path]):
+    """A path that is not looked at, as click.Path does: a daemon that takes over a mount would wait for itself."""
+
+    name = "directory"
+
+    def convert(self, value: object, _param: click.Parameter | None, _ctx: click.Context | None) -> Path:
+        """Just the path."""
+        return Path(str(value))
+
+
+directory_argument = click.argument("directory", metavar="DIR", type=_Untouched())
 config_option = click.option(
     "-d", "--devices", required=True, type=click.Path(path_type=Path), help="The devices.yaml of the volume."
 )
@@ -57,3 +69,16 @@ def plain_errors(command: Callable[P, R]) -> Callable[P, R]:
 def load_config(path: Path) -> Config:
     """Load devices.yaml, made absolute: the daemon has another working directory."""
     return load(Path(os.path.abspath(path)))
+
+
+def progress_bar() -> Progress:
+    """How far something is, on a terminal; nothing elsewhere. Tasks need a `note`."""
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[note]}"),
+        console=errors,
+        transient=True,
+        disable=not errors.is_terminal,
+    )

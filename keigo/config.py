@@ -238,11 +238,16 @@ def _reserve(value: Any) -> int | float:  # noqa: ANN401
 
 def load(path: Path) -> Config:
     """Read and validate a devices.yaml; `path` should be absolute. Raises ConfigError."""
-    reader = _Reader(path)
     try:
         raw = path.read_bytes()[: _LIMIT + 1]
     except OSError as error:
         raise _mistake(path, str(error.strerror)) from None
+    return parse(path, raw)
+
+
+def parse(path: Path, raw: bytes) -> Config:
+    """Validate the text of a devices.yaml that stands, or is to stand, at `path`. Raises ConfigError."""
+    reader = _Reader(path)
     if len(raw) > _LIMIT:
         raise reader.error(1, "", "is too long for a devices.yaml")
     root = _parse(reader, raw)

@@ -6,6 +6,7 @@ the answer is any number of lines `{"progress": ...}`, then one `{"result": ...}
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import socket
@@ -60,7 +61,7 @@ class _Handler(socketserver.StreamRequestHandler):
         self.connection.settimeout(None)
         try:
             answer = {"result": self.server.answer(line, self._progress)}
-        except ControlError as error:
+        except KeigoError as error:
             answer = {"error": str(error)}
         except Exception as error:  # a defect must not end the daemon; it is logged and told
             log.exception("request failed: %r", line[:200])
@@ -81,9 +82,48 @@ class _Server(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
     daemon_threads = False
     block_on_close = True
 
-    def __init__(self, path: Path, operations: Mapping[str, Operation]) -> None:
+    def __init__(self, path: Path, operations: Mapping[str, Operation], listening: socket.socket | None) -> None:
         self.operations = operations
-        super().__init__(str(path), _Handler)
+        self._spare = -1
+        self._keep_spare()
+        super().__init__(str(path), _Handler, bind_and_activate=listening is None)
+        if listening is not None:
+            self.socket.close()
+            self.socket = listening
+
+    def get_request(self) -> tuple[socket.socket, Any]:
+        """Accept a client. Raises OSError; where there is no descriptor for it, it is turned away.
+
+        One that stays in the queue would have us look again at once, for ever.
+        """
+        try:
+            self._keep_spare()
+            return super().get_request()
+        except OSError as error:
+            if error.errno in (errno.EMFILE, errno.ENFILE):
+                self._turn_away(os.strerror(error.errno))
+            raise
+
+    def _turn_away(self, why: str) -> None:
+        self._drop_spare()
+        client, _ = self.socket.accept()
+        with client:
+            client.send(msgspec.json.encode({"error": f"the daemon cannot answer now: {why}"}) + b"\n")
+        self._keep_spare()
+
+    def _keep_spare(self) -> None:
+        if self._spare < 0:
+            self._spare = os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
+
+    def _drop_spare(self) -> None:
+        spare, self._spare = self._spare, -1
+        if spare >= 0:
+            os.close(spare)
+
+    def server_close(self) -> None:
+        """Wait for requests under way, and close."""
+        super().server_close()
+        self._drop_spare()
 
     def answer(self, line: bytes, progress: Progress) -> Any:  # noqa: ANN401
         try:
@@ -108,8 +148,22 @@ def _own_directory(path: Path) -> None:
 class ControlServer:
     """Answers requests, each in a thread of its own."""
 
-    def __init__(self, volume: str, operations: Mapping[str, Operation]) -> None:
+    def __init__(self, volume: str, operations: Mapping[str, Operation], listening: int | None = None) -> None:
+        """With `listening` take over the socket of an earlier daemon. Raises ControlError, OSError."""
         path = socket_path(volume)
+        self._path = path
+        if listening is None:
+            self._server = self._bind(volume, path, operations)
+        else:
+            self._server = _Server(path, operations, socket.socket(fileno=listening))
+        self._thread = threading.Thread(target=self._server.serve_forever, name="keigo-control", daemon=True)
+
+    def fileno(self) -> int:
+        """The descriptor of the socket that clients connect to."""
+        return self._server.socket.fileno()
+
+    @staticmethod
+    def _bind(volume: str, path: Path, operations: Mapping[str, Operation]) -> _Server:
         _own_directory(path.parent)
         if is_served(volume):
             raise ControlError(
@@ -119,11 +173,9 @@ class ControlServer:
         path.unlink(missing_ok=True)
         before = os.umask(0o177)
         try:
-            self._server = _Server(path, operations)
+            return _Server(path, operations, None)
         finally:
             os.umask(before)
-        self._path = path
-        self._thread = threading.Thread(target=self._server.serve_forever, name="keigo-control", daemon=True)
 
     def start(self) -> None:
         """Begin to answer."""

@@ -1,7 +1,8 @@
 """Start a volume's daemon and hear whether it mounted.
 
-`keigo mount` starts `keigo mount --foreground --ready-fd N` as a session of its own and waits for one line on the
-pipe: `ok` with notes, or `error` with the reason. A daemon that dies without a word is an error too.
+`keigo mount` starts `keigo mount --foreground --ready-fd N` as a session of its own, below a keeper (`keeper.py`), and
+waits for one line on the pipe: `ok` with notes, or `error` with the reason. A daemon that dies without a word is an
+error too.
 """
 
 from __future__ import annotations
@@ -11,18 +12,23 @@ import os
 import resource
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 import msgspec
 
-from keigo.config import Config
+from keigo.capabilities import keep_only_used
+from keigo.config import Config, ConfigError, load, parse
 from keigo.errors import KeigoError
+from keigo.keeper import DEVICES, Link, parse_kept
 from keigo.tiers.directories import shown
 
 if TYPE_CHECKING:
     from keigo.tiers.scan import Finding
+
+
+__all__ = ["Link", "Ready", "become_keeper", "config_left", "default_log_file", "parse_kept", "serve", "start"]
 
 
 class Ready(msgspec.Struct):
@@ -40,8 +46,22 @@ def default_log_file(volume: str) -> Path:
     return Path(state) / "keigo" / f"{volume}.log"
 
 
-def start(arguments: Sequence[str], log_file: Path) -> Ready:
-    """Start a daemon with `keigo mount ARGUMENTS` and wait until it has mounted or failed."""
+def _command(arguments: Sequence[str], *, keeper: bool) -> list[str]:
+    return [sys.executable, "-m", "keigo.keeper" if keeper else "keigo", *arguments]
+
+
+def become_keeper(arguments: Sequence[str]) -> NoReturn:
+    """Go on as the keeper of `keigo ARGUMENTS`, in this process."""
+    sys.stderr.flush()
+    os.execv(sys.executable, _command(arguments, keeper=True))  # noqa: S606
+
+
+def start(arguments: Sequence[str], log_file: Path, *, keeper: bool, pid_file: Path | None = None) -> Ready:
+    """Start a daemon with `keigo ARGUMENTS` and wait until it has mounted or failed.
+
+    `pid_file` then says which process to watch: the keeper, or the daemon without one. Raises OSError where it cannot
+    be written.
+    """
     try:
         log_file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         log = os.open(log_file, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
@@ -49,8 +69,8 @@ def start(arguments: Sequence[str], log_file: Path) -> Ready:
         return Ready(f"{log_file}: {error.strerror}", [])
     told, tell = os.pipe()
     try:
-        subprocess.Popen(
-            [sys.executable, "-m", "keigo", "mount", *arguments, "--foreground", "--ready-fd", str(tell)],
+        process = subprocess.Popen(
+            _command([*arguments, "--ready-fd", str(tell)], keeper=keeper),
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
@@ -65,7 +85,25 @@ def start(arguments: Sequence[str], log_file: Path) -> Ready:
         said = pipe.read()
     if not said:
         return Ready(f"the daemon died before it mounted; see {log_file}", [])
-    return msgspec.json.decode(said, type=Ready)
+    ready = msgspec.json.decode(said, type=Ready)
+    if ready.error is None and pid_file is not None:
+        pid_file.write_text(f"{process.pid}\n")
+    return ready
+
+
+def config_left(devices: Path, kept: Mapping[str, int]) -> Config:
+    """The devices.yaml for a daemon that takes over: as it is now, or, where it is none any more, as it was.
+
+    Who is in the middle of writing it must not lose the mount by a daemon that dies just then. Raises ConfigError.
+    """
+    source = Path(os.path.abspath(devices))
+    try:
+        return load(source)
+    except ConfigError as error:
+        if DEVICES not in kept:
+            raise
+        sys.stderr.write(f"{error}; going on with what it said before\n")
+        return parse(source, os.pread(kept[DEVICES], 1 << 20, 0))
 
 
 def _note(finding: Finding) -> str:
@@ -74,9 +112,20 @@ def _note(finding: Finding) -> str:
 
 
 def serve(
-    config: Config, directory: Path, *, driver: str, policy: str | None, ready_fd: int | None, debug: bool
+    config: Config,
+    directory: Path,
+    *,
+    driver: str,
+    policy: str | None,
+    ready_fd: int | None,
+    debug: bool,
+    link: Link | None = None,
+    kept: Mapping[str, int] | None = None,
 ) -> None:
-    """Be the daemon: mount and serve until unmounted. Raises KeigoError where there is no `ready_fd` to tell."""
+    """Be the daemon: mount, or take over the mount of which `kept` was kept, and serve until unmounted.
+
+    Raises KeigoError where there is no `ready_fd` to tell.
+    """
     logging.basicConfig(
         level=logging.DEBUG if debug else logging.INFO,
         format="%(asctime)s %(levelname)s %(name)s: %(message)s",
@@ -86,6 +135,7 @@ def serve(
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     os.umask(0)
+    keep_only_used()
 
     def tell(ready: Ready) -> None:
         if ready_fd is not None:
@@ -97,12 +147,12 @@ def serve(
         if ready_fd is None:
             for note in notes:
                 sys.stderr.write(f"{note}\n")
-            sys.stderr.write(f"mounted {directory}; interrupt or umount to end\n")
+            sys.stderr.write(f"mounted {directory}; interrupt or umount to end\n" if kept is None else "")
         tell(Ready(None, notes[:20]))
 
     from keigo.service import Service  # who only starts a daemon need not load it: a third of the time of that
 
-    service = Service(config, directory, driver=driver, policy=policy)
+    service = Service(config, directory, driver=driver, policy=policy, link=link, kept=kept)
     try:
         service.run(mounted)
     except KeigoError as error:

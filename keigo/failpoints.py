@@ -11,6 +11,11 @@ import signal
 from typing import Final
 
 FAILPOINTS: Final = (
+    "open.noted",
+    "release.noted",
+    "names.begun",
+    "names.changed",
+    "names.committed",
     "migrate.copying",
     "migrate.copied",
     "migrate.verified",
@@ -30,6 +35,13 @@ FAILPOINTS: Final = (
     "guard.exchanged",
     "guard.done",
     "unguard.exchanged",
+    "leave.evacuated",
+    "leave.locked",
+    "leave.unguarded",
+    "leave.mirrors",
+    "leave.forgotten",
+    "tier.kept",
+    "tier.written",
     "cache.created",
     "cache.written",
     "cache.sealed",

@@ -11,7 +11,10 @@ import errno
 import fnmatch
 import logging
 import os
+import select
 import stat
+import subprocess
+import sys
 import threading
 import time
 from collections import deque
@@ -19,7 +22,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import msgspec
 
@@ -30,13 +33,16 @@ from keigo.attempts import Attempts
 from keigo.cache.cache import Cache
 from keigo.cache.filler import Filler, Warm
 from keigo.cache.store import remove_store
-from keigo.config import Config, check
+from keigo.config import Config, ConfigError, check, load, parse
 from keigo.control import ControlError, ControlServer, Progress, is_served
 from keigo.devices.load import Counts, Load, LoadMonitor
 from keigo.devices.scheduler import priority_notes
 from keigo.devices.staleness import Known, examine
+from keigo.devices_file import read
 from keigo.drain import Drainer
 from keigo.errors import KeigoError
+from keigo.keeper import DEVICES, Link
+from keigo.leaving import PATIENCE, Leaver
 from keigo.lsm.roles import IMMUTABLE, Role
 from keigo.observe.cache import cache_facts, file_facts
 from keigo.observe.explain import explain
@@ -44,19 +50,23 @@ from keigo.observe.lsm import trees_of
 from keigo.observe.status import file_rows, status_of
 from keigo.placement.policy import Policy
 from keigo.policies import make_policy
+from keigo.tier_change import BEFORE, check_add, check_remove, hold, put_back, refuse_change, text_without, write
 from keigo.tiers.catalog import boot_id
+from keigo.tiers.departure import clear_left, take_back, take_out
 from keigo.tiers.directories import shown
-from keigo.tiers.fds import read_file, write_durably
+from keigo.tiers.fds import Fd, open_dir, read_file, write_durably
 from keigo.tiers.health import Watch
 from keigo.tiers.mover import Mover, Request, elsewhere
-from keigo.tiers.opening import dissolve, open_volume
+from keigo.tiers.opening import Left, dissolve, open_volume
 from keigo.tiers.scan import Finding
-from keigo.tiers.tier import Tier, TierError
+from keigo.tiers.tier import STATE, Tier, TierError
 from keigo.tiers.traffic import Moved
 from keigo.tiers.volume import Volume
 
 if TYPE_CHECKING:
     from fusefs.io_priority import IoPriority
+    from fusefs.kernel_driver import KernelDriver
+    from fusefs.session import Session
 
 log = logging.getLogger(__name__)
 
@@ -65,6 +75,8 @@ _SAMPLE_EVERY: Final = 1.0  # seconds; enough to show a load
 _CLOSE_WAIT: Final = 1.0  # seconds: close(2) returns before the file system hears of it
 _TELL_EVERY: Final = 0.2  # seconds between two words on a warm-up
 _MOUNTED: Final = b"mounted.json"
+_ROOT: Final = "root:"  # before a tier's name, among what is kept
+_AGAIN: Final = 75  # exit status of a daemon that asks for its successor (EX_TEMPFAIL)
 
 
 class MountError(KeigoError):
@@ -79,22 +91,28 @@ class _Mounted(msgspec.Struct):
     device: str
     unique: int | None = None
     """See `mounts.unique_id`."""
+    draining: bool = False
+    """Whether the volume is drained: a daemon that takes over is to go on with it."""
 
 
-def _kernel_driver() -> Driver:
+def _kernel_driver(*, keeping: bool) -> KernelDriver:
     from fusefs.kernel_driver import KernelDriver
 
-    return KernelDriver(refuse_passthrough=failpoints.wanted("init.no-passthrough"))
+    return KernelDriver(refuse_passthrough=failpoints.wanted("init.no-passthrough"), keeping=keeping)
 
 
-def _pyfuse3_driver() -> Driver:
+def _pyfuse3_driver(*, keeping: bool) -> Driver:  # noqa: ARG001 - a library that mounts for itself cannot be replaced
     # Imported only when used: pyfuse3 and trio take 15 MiB.
     from fusefs.pyfuse3_driver import Pyfuse3Driver
 
     return Pyfuse3Driver()
 
 
-_DRIVERS: Final[Mapping[str, Callable[[], Driver]]] = {"kernel": _kernel_driver, "pyfuse3": _pyfuse3_driver}
+class _MakeDriver(Protocol):
+    def __call__(self, *, keeping: bool) -> Driver: ...
+
+
+_DRIVERS: Final[Mapping[str, _MakeDriver]] = {"kernel": _kernel_driver, "pyfuse3": _pyfuse3_driver}
 
 
 def prepare(directory: Path) -> Path:
@@ -159,17 +177,24 @@ def _refuse_detached(directory: Path, primary: Tier) -> None:
 
 
 def _open_volume(
-    config: Config, directory: Path, policy: Policy, *, apply: bool = True
+    config: Config, directory: Path, policy: Policy, *, apply: bool = True, left: Left | None = None
 ) -> tuple[Volume, list[Finding]]:
     """Open the volume unless an earlier mount of it still has holders. Raises MountError."""
+
+    def locked(tier: Tier) -> None:
+        if left is None:
+            _refuse_detached(directory, tier)
+
     try:
-        return open_volume(config, directory, policy, lambda tier: _refuse_detached(directory, tier), apply=apply)
+        return open_volume(config, directory, policy, locked, apply=apply, left=left)
     except TierError as error:
         raise MountError(str(error)) from error
 
 
 class Service:
     """One mounted volume."""
+
+    driver: Driver
 
     def __init__(
         self,
@@ -179,7 +204,12 @@ class Service:
         driver: str = "auto",
         policy: str | None = None,
         allow_other: bool | None = None,
+        link: Link | None = None,
+        kept: Mapping[str, int] | None = None,
     ) -> None:
+        """`kept` are the descriptors that an earlier daemon of this mount has left, and `link` leads to who keeps."""
+        self._link = link
+        self._kept = kept
         self.config = config
         self.directory = directory
         self._driver_name = driver
@@ -193,26 +223,58 @@ class Service:
         self.notes: list[str] = []
         """What a user should know of this mount, a line each."""
         self._closing = threading.Lock()
+        self._devices: int | None = None
+        """The devices.yaml of this daemon, for the next one."""
+        self._before: int | None = None
+        """The devices.yaml before a change of tiers, for the next daemon."""
         self._sampling = threading.Lock()  # taken before any lock of the namespace
 
     def run(self, ready: Callable[[list[Finding]], None]) -> None:
         """Mount, call `ready`, serve until unmounted, close. Raises MountError with nothing mounted or locked."""
-        self.directory = prepare(self.directory)
-        check(self.config, self.directory)
+        try:
+            if not self._begin():
+                return
+        except BaseException:
+            self._put_back()
+            raise
+        log.info("mounted volume %s at %s (%s)", self.config.volume, self.directory, self.driver.name)
+        self.driver.serve(lambda: self._started(ready), self._asked_to_stop)
+        try:
+            self._close()
+        finally:
+            self._ended.set()  # who asked for it waits, and would keep the process from ending
+
+    def _put_back(self) -> None:
+        """Leave the next daemon the devices.yaml with which the last one served, where this one has another."""
+        if self._kept is None or BEFORE not in self._kept:
+            return
+        log.error("this devices.yaml does not come up; putting the one before back: %s", self.config.source)
+        put_back(self.config.source, self._kept[BEFORE], self._kept_roots())
+
+    def _begin(self) -> bool:
+        """Mount, or take the mount over; False: it is gone. Raises MountError with nothing mounted or locked."""
+        if self._kept is None:
+            self.directory = prepare(self.directory)
+            check(self.config, self.directory)
+        elif not _is_connected(self._kept["device"]):
+            # Unmounted meanwhile: the tiers are not ours any more, and a database may be open in the bare directory.
+            log.warning("%s: was unmounted while there was no daemon", self.directory)
+            ControlServer(self.config.volume, {}, self._kept["control"]).stop()
+            return False
         self.known = self._known_devices()
         policy = make_policy(self.config, self._policy_name)
         try:
-            self.control = ControlServer(self.config.volume, self._operations())
+            listening = None if self._kept is None else self._kept["control"]
+            self.control = ControlServer(self.config.volume, self._operations(), listening)
         except (ControlError, OSError) as error:
             raise MountError(str(error)) from error
         try:
             self._open(policy)
         except BaseException:
-            self.control.stop()
+            if self._kept is None:
+                self.control.stop()
             raise
-        log.info("mounted volume %s at %s (%s)", self.config.volume, self.directory, self.driver.name)
-        self.driver.serve(lambda: self._started(ready), self._asked_to_stop)
-        self._close()
+        return True
 
     def _cache(self) -> Filler | None:
         """The read cache that is configured; what others have left behind is removed. Raises OSError."""
@@ -240,14 +302,34 @@ class Service:
     def _known_devices(self) -> Known:
         """What the profile beside devices.yaml says; looked at before the mount hides the tier in place."""
         places = {tier.name: tier.path or self.directory for tier in self.config.tiers}
+        for name, root in self._kept_roots().items():
+            places[name] = Path(f"/proc/self/fd/{root}")
         known = examine(self.config.source, places, os.uname().release, datetime.now(UTC))
         for note in known.notes:
             log.warning("%s", note)
         self.notes += known.notes
         return known
 
+    def _kept_roots(self) -> dict[str, int]:
+        """Tier -> descriptor of its root that an earlier daemon has left."""
+        kept = self._kept or {}
+        return {name.removeprefix(_ROOT): fd for name, fd in kept.items() if name.startswith(_ROOT)}
+
     def _open(self, policy: Policy) -> None:
-        self.volume, self.findings = _open_volume(self.config, self.directory, policy)
+        left, session = None, None
+        if self._kept is not None:
+            from fusefs.resume import begun
+            from fusefs.session import Session, SessionError
+
+            try:
+                session = Session(self._kept["session"])
+            except SessionError as error:
+                raise MountError(f"{self.directory}: cannot be taken over: {error}") from error
+            roots = {name: Fd(fd) for name, fd in self._kept_roots().items()}
+            left = Left(roots, *begun(session), draining=self._was_draining(roots))
+        self.volume, self.findings = _open_volume(self.config, self.directory, policy, left=left)
+        if left is not None:
+            self._clear_left(left)
         self.volume.placing.measured({name: tier.model for name, tier in self.known.tiers.items()})
         for finding in self.findings:
             log.warning("%s: %s: %s", os.fsdecode(finding.path), finding.problem, finding.detail)
@@ -263,8 +345,12 @@ class Service:
             self.namespace.cache = None if self.filler is None else self.filler.cache
             self.namespace.io_priority = self._io_priority()
             self.mover = Mover(self.volume, self.config.copy_limit)
-            self._mount()
-            self._note_mount()
+            if session is None or self._kept is None:
+                self._mount()
+                self._note_mount()
+            else:
+                self._take_over(self._kept["device"], session)
+            self._keep()
             devices = [(tier.name, os.fstat(tier.root.fd).st_dev) for tier in self.volume.tiers]
             self.load = LoadMonitor(devices, self._counted)
             self.load.sample(time.monotonic())
@@ -275,17 +361,69 @@ class Service:
             self.volume.close()
             raise
 
+    def _clear_left(self, left: Left) -> None:
+        """What is Keigo's goes from a tier that the daemon before has taken out of the volume."""
+        for name in left.roots.keys() - self.volume.by_name.keys():
+            try:
+                stays = clear_left(self.volume.primary, name, left.roots[name])
+            except (OSError, TierError) as error:
+                stays = str(error)
+            if stays is not None:
+                note = f"tier {name} has left the volume; left behind: {stays}"
+                log.warning("%s", note)
+                self.notes.append(note)
+
+    def _was_draining(self, roots: Mapping[str, Fd]) -> bool:
+        """Whether the daemon that died was draining the volume. Raises MountError."""
+        primary = next((tier.name for tier in self.config.tiers if tier.in_place), self.config.tiers[-1].name)
+        if primary not in roots:
+            raise MountError(f"{self.directory}: cannot be taken over: tier {primary} was not there at the mount")
+        try:
+            state = open_dir(STATE, roots[primary].fd)
+            return msgspec.json.decode(read_file(state.fd, _MOUNTED), type=_Mounted).draining
+        except (OSError, msgspec.MsgspecError) as error:
+            raise MountError(f"{self.directory}: cannot be taken over: mounted.json: {error}") from error
+
+    def _take_over(self, device: int, session: Session) -> None:
+        driver = _kernel_driver(keeping=True)
+        driver.adopt(self.namespace, device, session)
+        self.driver = driver
+        self.driver_reason = "took over from a daemon that died"
+
+    def _keep(self) -> None:
+        """Give the keeper what the next daemon needs. Raises OSError where it is gone."""
+        kept = self.driver.kept()
+        if self._link is None or not kept:
+            return
+        roots = {_ROOT + tier.name: tier.root.fd for tier in self.volume.tiers}
+        held = {} if self._before is None else {BEFORE: self._before}
+        if self._devices is None:
+            self._devices = self._hold_devices()
+        if self._devices is not None:
+            held[DEVICES] = self._devices
+        self._link.keep({**kept, **roots, **held, "control": self.control.fileno()})
+
+    def _hold_devices(self) -> int | None:
+        """The text of the devices.yaml that this daemon works with; None where it is not known any more."""
+        try:
+            text = read(self.config.source)
+            if parse(self.config.source, text.encode()) == self.config:
+                return hold(text)
+        except ConfigError:
+            pass  # it is being written, and was told when this daemon began
+        return None if self._kept is None else self._kept.get(DEVICES)
+
     def _mount(self) -> None:
         """Mount with the driver asked for, or with the first that works."""
         if self._driver_name != "auto":
-            self._mount_with(_DRIVERS[self._driver_name]())
+            self._mount_with(_DRIVERS[self._driver_name](keeping=self._link is not None))
             return
         try:
-            self._mount_with(_DRIVERS["kernel"]())
+            self._mount_with(_DRIVERS["kernel"](keeping=self._link is not None))
             self.driver_reason = "the fastest that works here"
         except (DriverError, ImportError) as error:
             log.warning("the kernel driver cannot be used: %s", error)
-            self._mount_with(_DRIVERS["pyfuse3"]())
+            self._mount_with(_DRIVERS["pyfuse3"](keeping=False))
             self.driver_reason = f"the kernel driver cannot be used: {error}"
 
     def _mount_with(self, driver: Driver) -> None:
@@ -293,15 +431,24 @@ class Service:
         driver.mount(self.namespace, str(self.directory), source, allow_other=self._allow_other)
         self.driver = driver
 
-    def _note_mount(self) -> None:
+    def _note_mount(self, *, draining: bool = False) -> None:
         mount = mounts.mount_at(str(self.directory))
         if mount is not None:
-            note = _Mounted(boot_id(), mount.id, mount.device, mounts.unique_id(mount.path))
-            write_durably(self.volume.primary.state.fd, _MOUNTED, msgspec.json.encode(note))
+            note = _Mounted(boot_id(), mount.id, mount.device, mounts.unique_id(mount.path), draining)
+            try:
+                write_durably(self.volume.primary.state.fd, _MOUNTED, msgspec.json.encode(note))
+            except OSError as error:
+                if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                    raise
+                # Only a lazy unmount is not noticed without it; and who is to make room needs the mount.
+                told = f"tier {self.volume.primary.name}: {error.strerror}: do not umount with -l while files are open"
+                log.warning("%s", told)
+                self.notes.append(told)
 
     def _started(self, ready: Callable[[list[Finding]], None]) -> None:
         self.mover.start()
-        self._watch = Watch(self.volume.tiers, self.namespace.meter.failed_elsewhere)
+        meter = self.namespace.meter
+        self._watch = Watch(self.volume.tiers, meter.failed_elsewhere, meter.progress)
         self._watch.start()
         if self.filler is not None:
             self.filler.start()
@@ -312,6 +459,10 @@ class Service:
         self._sampler.start()
         self.control.start()
         self._end_metrics = self._serve_metrics()
+        if self.volume.draining:
+            self._drain_on()
+        if self._link is not None:
+            self._link.serving()
         ready(self.findings)
 
     def _serve_metrics(self) -> Callable[[], None]:
@@ -429,6 +580,9 @@ class Service:
             "lsm": self._lsm,
             "explain": self._explain,
             "umount": self._umount,
+            "restart": self._restart,
+            "tier-add": self._tier_add,
+            "tier-remove": self._tier_remove,
             "drain": self._drain,
             "pin": self._pin,
             "unpin": self._unpin,
@@ -448,6 +602,7 @@ class Service:
             "driver": self.driver.name,
             "driver_reason": self.driver_reason,
             "driver_facts": self.driver.facts(),
+            "keeper": self._keeper_fact(),
             "context": self.namespace.observer.facts(),
             "profile": self.known.facts(),
             "io_priority": None if self.namespace.io_priority is None else self.namespace.io_priority.facts(),
@@ -455,6 +610,12 @@ class Service:
             "cache": {} if self.filler is None else cache_facts(self.filler),
             "migrations": asdict(self.mover.progress),
         }
+
+    def _keeper_fact(self) -> str:
+        """`there`, or why a daemon that dies would not be replaced."""
+        if self._link is not None and self.driver.kept() and self._link.is_there():
+            return "there"
+        return self._why_not_kept()
 
     def _ls(self, _request: Mapping[str, Any], _progress: Progress) -> Any:  # noqa: ANN401
         self.namespace.observer.settle()
@@ -479,17 +640,165 @@ class Service:
         self._ended.wait()
         return {"left": self._left}
 
+    def _restart(self, _request: Mapping[str, Any], progress: Progress) -> Any:  # noqa: ANN401
+        """End as if killed, at a good moment; the keeper starts the next daemon."""
+        self._refuse_unkept("umount and mount again")
+        self._check_successor()
+        self._end_for_next(progress)
+
+    def _refuse_unkept(self, instead: str) -> None:
+        """Raise ControlError where no daemon would follow this one, with what to do."""
+        if self._link is None or not self._link.is_there() or not self.driver.kept():
+            raise ControlError(f"{self.directory}: {self._why_not_kept()}: {instead}")
+
+    def _tier_add(self, request: Mapping[str, Any], progress: Progress) -> Any:  # noqa: ANN401
+        """Write the tier into devices.yaml and end: the next daemon has it."""
+        self._refuse_unkept(f"umount, add the tier to {self.config.source}, and mount again")
+        tier = {key: _text(request, key) for key in ("name", "path", "capacity", "reserve") if request.get(key)}
+        before = _text(request, "before") if request.get("before") else None
+        with self._closing:
+            text, changed = check_add(self.config, self.volume, self.directory, tier, before, self._policy_name)
+            self._check_successor()
+            self._hold(text)
+            try:
+                write(self.config.source, changed)
+            except ControlError:
+                self._let_go()
+                raise
+            self._end_for_next(progress)
+
+    def _hold(self, text: str) -> None:
+        """Give the keeper the devices.yaml that is about to be replaced."""
+        self._before = hold(text)
+        self._keep()
+
+    def _let_go(self) -> None:
+        """Undo `_hold`."""
+        if self._before is not None:
+            os.close(self._before)
+        self._before = None
+        self._keep()
+
+    def _tier_remove(self, request: Mapping[str, Any], progress: Progress) -> Any:  # noqa: ANN401
+        """Empty a tier, write devices.yaml without it, and end: the next daemon goes on without."""
+        self._refuse_unkept(
+            f"keigo drain, umount, take the tier out of {self.config.source}, and mount again"
+            if self.volume.primary.in_place
+            else "umount, and mount with the kernel driver and a keeper"
+        )
+        name = _text(request, "name")
+        with self._closing:
+            check_remove(self.config, self.volume, self.directory, name)
+            text_without(self.config, self.directory, name, self._policy_name)
+            self._check_successor()
+            tier = self.volume.by_name[name]
+            leaver = Leaver(self.volume, self.mover, tier, request.get("patience", PATIENCE))
+            leaver.begin()
+        try:
+            while True:
+                leaver.evacuate(progress)
+                failpoints.hit("leave.evacuated")
+                self._check_successor()
+                progress({"ending": True})
+                self._end_without(leaver, tier)
+        except BaseException as error:
+            against = leaver.take_back()
+            if isinstance(error, KeigoError | OSError):
+                raise ControlError(f"{error}" if against is None else f"{error}; {against}") from error
+            raise
+
+    def _end_without(self, leaver: Leaver, tier: Tier) -> None:
+        """End for a daemon that goes on without a tier; return where a file has come to it after all.
+
+        From the last look at the tier until the end nobody may touch the volume: what is made on it would be lost.
+        """
+        self.mover.pause()
+        try:
+            with self._closing, self.volume.lock:
+                if not leaver.is_empty():
+                    return
+                text, changed = text_without(self.config, self.directory, tier.name, self._policy_name)
+                self.volume.flush()
+                self._hold(text)
+                try:
+                    before = take_out(self.volume, tier)
+                    try:
+                        write(self.config.source, changed)
+                    except ControlError:
+                        take_back(self.volume, before)
+                        raise
+                except BaseException:
+                    self._let_go()
+                    raise
+                self.volume.flush()
+                log.info("ending for a daemon without tier %s", tier.name)
+                logging.shutdown()
+                os._exit(_AGAIN)
+        finally:
+            self.mover.resume()
+
+    def _end_for_next(self, progress: Progress) -> None:
+        """End at a moment when nothing is under way that the next daemon would have to finish."""
+        self.mover.pause()
+        self.volume.flush()
+        log.info("ending for the next daemon")
+        progress({"pid": os.getpid()})
+        logging.shutdown()
+        os._exit(_AGAIN)
+
+    def _check_successor(self) -> None:
+        """Raise ControlError where the next daemon could not start: the mount would be dead then."""
+        try:
+            config = load(self.config.source)
+        except ConfigError as error:
+            raise ControlError(str(error)) from error
+        missing = {tier.name for tier in self.volume.tiers} - {tier.name for tier in config.tiers}
+        if config.volume != self.config.volume or missing:
+            what = f"tier {', '.join(sorted(missing))} is missing" if missing else f"is volume {config.volume}'s now"
+            raise ControlError(f"{self.config.source}: {what}: the mount stays as it is")
+        tried = subprocess.run(
+            [sys.executable, "-m", "keigo", "--version"], capture_output=True, text=True, check=False, cwd="/"
+        )
+        if tried.returncode != 0:
+            last = tried.stderr.strip().rpartition("\n")[2]
+            raise ControlError(f"the program that is installed does not start: {last}")
+
+    def _why_not_kept(self) -> str:
+        if self._link is None:
+            return "was mounted without a keeper"
+        if not self.driver.kept():
+            return f"the {self.driver.name} driver cannot be replaced under a mount"
+        return "its keeper is gone"
+
     def _drain(self, _request: Mapping[str, Any], progress: Progress) -> Any:  # noqa: ANN401
         with self._closing:
+            if self.volume.leaving is not None:
+                refuse_change(self.volume)
             if self._drainer is None or self._drainer.finished:
                 self._drainer = Drainer(self.volume, self.mover)
+                self._note_mount(draining=True)
                 self._drainer.start()
             drainer = self._drainer
-        return drainer.follow(progress)
+        try:
+            return drainer.follow(progress)
+        except ControlError:
+            if not self.volume.draining:
+                self._note_mount()
+            raise
+
+    def _drain_on(self) -> None:
+        """Go on with the drain of a daemon that died."""
+        try:
+            self._drainer = Drainer(self.volume, self.mover)
+        except ControlError as error:  # new files stay in place, as was promised
+            log.error("the drain does not go on: %s", error)
+        else:
+            self._drainer.start()
 
     def _pin(self, request: Mapping[str, Any], _progress: Progress) -> Any:  # noqa: ANN401
         pattern, tier = _text(request, "pattern"), self._tier(request)
         with self.volume.lock:
+            self._refuse_leaving(tier)
             try:
                 self.volume.pins.pin(pattern, tier)
             except OSError as error:
@@ -516,6 +825,7 @@ class Service:
         pattern, tier = _text(request, "pattern"), self._tier(request)
         if self.volume.draining and tier != self.volume.primary.name:
             raise ControlError("the volume is drained: nothing leaves the data directory until it is mounted again")
+        self._refuse_leaving(tier)
         found = self._matching(pattern)
         if not found:
             raise ControlError(f"{pattern}: no file matches")
@@ -583,6 +893,11 @@ class Service:
             raise ControlError(f"{tier}: no such tier (tiers: {', '.join(self.volume.by_name)})")
         return tier
 
+    def _refuse_leaving(self, tier: str) -> None:
+        leaving = self.volume.leaving
+        if leaving is not None and leaving.name == tier:
+            raise ControlError(f"tier {tier} is being removed")
+
     def _matching(self, pattern: str) -> list[tuple[int, str, Role]]:
         """Files with a name that matches: id, the first such name, role."""
         with self.volume.lock:
@@ -593,6 +908,13 @@ class Service:
                 if path is not None and not record.special:
                     found.append((file, path, record.role))
             return found
+
+
+def _is_connected(device: int) -> bool:
+    """Whether an open /dev/fuse still has its mount."""
+    ready = select.poll()
+    ready.register(device, select.POLLIN)
+    return not any(event & select.POLLERR for _, event in ready.poll(0))
 
 
 def _nobody(_what: object) -> None:

@@ -47,6 +47,8 @@ class World:
     config: Path
     driver: str
     pids: list[int] = field(default_factory=list)
+    under: tuple[str | Path, ...] = ()
+    """What a daemon is started by, as `prlimit`."""
 
     def keigo(
         self, *args: str | Path, check: bool = True, env: Mapping[str, str] | None = None
@@ -78,7 +80,7 @@ class World:
         with os.fdopen(told, "rb") as pipe, self.log_file.open("ab") as log:
             try:
                 subprocess.run(
-                    ["setsid", "--fork", *command],
+                    ["setsid", "--fork", *self.under, *command],
                     stdin=subprocess.DEVNULL,
                     stdout=log,
                     stderr=log,

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import logging
 import os
-import resource
 import threading
 import time
 from collections.abc import Iterable, Sequence
@@ -28,6 +27,7 @@ from keigo.cache.shadow import Home, Shadow, base_space, chunk_space
 from keigo.cache.store import Store
 from keigo.lsm.roles import IMMUTABLE
 from keigo.tiers.catalog import ROOT
+from keigo.tiers.descriptors import limit
 from keigo.tiers.fds import open_direct
 from keigo.tiers.tier import Tier
 from keigo.tiers.volume import Volume
@@ -218,7 +218,12 @@ class Cache:
             if known is None or known.chunks.size != size:
                 if known is not None:
                     self._end(known)
-                known = self._files[file] = CachedFile(file, Chunks(size, self.shift))
+                try:
+                    known = self._files[file] = CachedFile(file, Chunks(size, self.shift))
+                except MemoryError:  # a handle that reads at home is better than none
+                    self._files.pop(file, None)
+                    log.warning("no memory for the chunks of a file of %d bytes: it is not cached", size)
+                    return None
             return known.chunks
 
     def rewritten(self, file: int) -> None:
@@ -513,9 +518,7 @@ def attach_shadow(chunks: Chunks, shadow: Shadow) -> None:
 
 def _most_shadows() -> int:
     """How many files may have one: most descriptors are for the files that are open."""
-    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    limit = soft if soft != resource.RLIM_INFINITY else 1 << 20
-    return limit // 4 // _DESCRIPTORS
+    return limit() // 4 // _DESCRIPTORS
 
 
 def _counts(chunks: Chunks) -> Counts:

@@ -26,6 +26,7 @@ def status_of(volume: Volume, loads: Sequence[Load]) -> dict[str, Any]:
                 "profiled": list(placing.profiled),
             },
             "draining": volume.draining,
+            "leaving": None if volume.leaving is None else volume.leaving.name,
             "guards": len(volume.guarded),
             "open_files": len(volume.open_files),
             "passthrough_readers": _pinned_readers(volume),

@@ -74,6 +74,7 @@ def head_line(status: Mapping[str, Any]) -> Text:
         str(status["mount"]),
         (f"   driver {status['driver']} ({status['driver_reason']}), policy {status['policy']}, ", "dim"),
         (f"pid {status['pid']}", "dim"),
+        ("" if status["keeper"] == "there" else f"   a daemon that dies is not replaced: {status['keeper']}", "yellow"),
     )
 
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import io
+import re
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 
-from rich.console import Group, RenderableType
+from rich._export_format import CONSOLE_SVG_FORMAT
+from rich.console import Console, Group, RenderableType
 from rich.rule import Rule
 from rich.table import Table
 from rich.text import Text
@@ -13,6 +16,8 @@ from rich.text import Text
 from keigo.observe.lsm_table import trees_table
 from keigo.observe.tables import bar, cache_lines, degraded_lines, head_line, migration_line
 from keigo.units import format_size
+
+_WIDTH: Final = 138  # columns of a drawn picture
 
 
 def top_view(status: Mapping[str, Any], trees: Mapping[str, Any]) -> RenderableType:
@@ -25,6 +30,14 @@ def top_view(status: Mapping[str, Any], trees: Mapping[str, Any]) -> RenderableT
     if status["cache"]:
         parts += cache_lines(status["cache"])
     return Group(*parts, Rule(style="dim"), trees_table(trees))
+
+
+def draw(view: RenderableType, title: str) -> str:
+    """The picture as SVG, with the reader's own fixed-width font: none is fetched."""
+    console = Console(record=True, width=_WIDTH, file=io.StringIO(), force_terminal=True, color_system="truecolor")
+    console.print(view)
+    plain = re.sub(r"@font-face \{\{.*?\n    \}\}\n", "", CONSOLE_SVG_FORMAT, flags=re.DOTALL)
+    return console.export_svg(title=title, code_format=plain)
 
 
 def _tiers(status: Mapping[str, Any]) -> Table:

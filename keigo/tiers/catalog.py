@@ -31,12 +31,14 @@ import lmdb
 import msgspec
 
 from keigo.lsm.roles import Role
-from keigo.tiers.fds import Fd, proc_path
+from keigo.tiers.fds import Fd, fallocate, proc_path
 
 ROOT: Final = 1
 CATALOG: Final = b"catalog"
 FORMAT: Final = 1
 _FLUSH_AT: Final = 4096  # pending changes; about 5 ms of commit, so that no request waits longer for it
+_KEEP_SIZE: Final = 1  # FALLOC_FL_KEEP_SIZE
+_SPARE: Final = 4 << 20  # bytes on the device, for some 10 000 files more
 _MAP_SIZE: Final = 1 << 36  # address space only: the file grows as it fills
 
 Kind = Literal["dir", "file", "special"]  # special: symbolic link, FIFO, socket
@@ -162,21 +164,31 @@ class Catalog:
         self._meta = _Table(env, b"meta")
         self._tables = (self._entries, self._dirs, self._files, self._meta)
         self._next_id = next_id
+        self._failing = False
+        """Whether the last attempt to commit has failed."""
+        self._file = Fd(os.open(os.path.join(env.path(), "data.mdb"), os.O_RDWR | os.O_CLOEXEC))
+        self._spare_until = 0
+        self._page: int = env.stat()["psize"]
+        device = os.fstatvfs(self._file.fd)
+        self._spare = min(_SPARE, device.f_blocks * device.f_frsize // 64)
         self.changed: Callable[[int, FileRecord | None], None] = lambda _file, _record: None
         """Hears of each file whose record is about to be set, and of each that is forgotten (None)."""
         self._decode = msgspec.msgpack.Decoder(FileRecord).decode
         self._encode = msgspec.msgpack.Encoder().encode
 
     @classmethod
-    def open(cls, state: Fd, *, hold: bool = False) -> Catalog:
+    def open(cls, state: Fd, *, hold: bool = False, known: bool = False) -> Catalog:
         """Open the catalog in state directory `state` (`.keigo`), making or rebuilding it where it must be.
 
-        With `hold` nothing is ever committed, and what it says of itself stays as it is. Raises CatalogError if the
-        directory cannot hold one.
+        With `hold` nothing is ever committed, and what it says of itself stays as it is. With `known` somebody knows
+        its ids, and they must not come to stand for other files: it is not rebuilt. Raises CatalogError if the
+        directory cannot hold one, or has not the one that is known.
         """
         try:
-            return cls._open(state, hold)
-        except (lmdb.Error, msgspec.MsgspecError, CatalogError):
+            return cls._open(state, hold, known=known)
+        except (lmdb.Error, msgspec.MsgspecError, CatalogError) as error:
+            if known:
+                raise CatalogError(f"catalog: cannot be read, and the mount knows its ids: {error}") from error
             shutil.rmtree(CATALOG, dir_fd=state.fd)
         try:
             return cls._open(state, hold)
@@ -184,7 +196,7 @@ class Catalog:
             raise CatalogError(f"catalog: {error}") from error
 
     @classmethod
-    def _open(cls, state: Fd, hold: bool) -> Catalog:
+    def _open(cls, state: Fd, hold: bool, *, known: bool = False) -> Catalog:
         try:
             os.mkdir(CATALOG, 0o700, dir_fd=state.fd)
         except FileExistsError:
@@ -201,6 +213,8 @@ class Catalog:
             table = env.open_db(b"meta")
             with env.begin(table) as txn:
                 raw = txn.get(b"state")
+            if raw is None and known:
+                raise CatalogError("is not there")
             last = (
                 msgspec.json.decode(raw, type=State) if raw is not None else State(FORMAT, False, boot_id(), ROOT + 1)
             )
@@ -224,7 +238,9 @@ class Catalog:
     def flush(self) -> None:
         """Commit what has gathered. On an error (a full device) it stays gathered and lmdb.Error is raised."""
         if any(table.pending for table in self._tables):
+            self._failing = True
             self._commit(clean=False)
+            self._failing = False
 
     def _commit(self, *, clean: bool) -> None:
         # The next id goes with the names that it is next to: an id in use is never handed out again.
@@ -234,11 +250,28 @@ class Catalog:
                 table.commit(txn)
         for table in self._tables:
             table.pending.clear()
+        self._set_aside()
+
+    def _set_aside(self) -> None:
+        """Keep room on the device: when it is full names still change, and who takes over must know their ids."""
+        used = (self._env.info()["last_pgno"] + 1) * self._page
+        if used + self._spare // 2 < self._spare_until:
+            return
+        try:
+            fallocate(self._file.fd, _KEEP_SIZE, used, self._spare)
+        except OSError as error:
+            log.debug("catalog: no room can be set aside: %s", error.strerror)
+        else:
+            self._spare_until = used + self._spare
 
     def close(self) -> None:
-        """Commit, sync, and note that all is well."""
-        self._mark(clean=True)
-        self._env.close()
+        """Commit, sync, and note that all is well; where that cannot be written, the next mount is as after a kill."""
+        try:
+            self._mark(clean=True)
+        except lmdb.Error as error:
+            log.warning("the catalog is closed as it is: %s", error)
+        finally:
+            self._env.close()
 
     def abandon(self) -> None:
         """Close without a word: its directory is about to be removed."""
@@ -246,10 +279,24 @@ class Catalog:
 
     def _changed(self) -> None:
         if not self._hold and sum(len(table.pending) for table in self._tables) >= _FLUSH_AT:
-            try:
-                self.flush()
-            except lmdb.Error as error:  # the names are right in memory and on the tiers; the next flush tries again
-                log.warning("catalog: %s", error)
+            self.try_flush()
+
+    def try_flush(self) -> None:
+        """Commit what has gathered, if that can be done now. After an error not before a `flush` has succeeded.
+
+        Else each change would try again with all that has gathered: of 4000 pending ones that takes 10 ms.
+        """
+        if self._failing:
+            return
+        try:
+            self.flush()
+        except lmdb.Error as error:  # the names are right in memory and on the tiers
+            log.warning("catalog: %s", error)
+
+    @property
+    def next_id(self) -> int:
+        """All ids below this one may be in use."""
+        return self._next_id
 
     def new_id(self) -> int:
         """An id never used before in this catalog."""

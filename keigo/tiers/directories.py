@@ -12,10 +12,11 @@ from collections.abc import Sequence
 from typing import Final
 
 from keigo.tiers.catalog import ROOT, Catalog
+from keigo.tiers.descriptors import share
 from keigo.tiers.fds import O_DIR, Fd
 from keigo.tiers.tier import Tier
 
-_DIR_FDS: Final = 4096  # descriptors kept; databases have tens of directories, backups some hundred
+_DIR_FDS: Final = 4096  # descriptors kept, at most; databases have tens of directories, backups some hundred
 
 
 def shown(path: bytes) -> str:
@@ -35,6 +36,7 @@ class Directories:
         self._catalog = catalog
         self._tiers = tuple(tiers)
         self._fds: OrderedDict[tuple[int, int], Fd] = OrderedDict()
+        self._most = share(8, _DIR_FDS)
 
     def find(self, directory: int, tier: Tier) -> Fd | None:
         """Descriptor of a directory's mirror on a tier; None where there is none. Raises OSError."""
@@ -75,7 +77,7 @@ class Directories:
                 return None
             opened = _make_mirror(parent, where[1])
         self._fds[key] = opened
-        while len(self._fds) > _DIR_FDS:
+        while len(self._fds) > self._most:
             self._fds.popitem(last=False)
         return opened
 

@@ -77,6 +77,11 @@ def write_back(fd: int, offset: int, length: int) -> None:
     _check(_libc.sync_file_range(fd, ctypes.c_int64(offset), ctypes.c_int64(length), ctypes.c_uint(before_write_after)))
 
 
+def sync_file_system(fd: int) -> int:
+    """Call syncfs(2) for the file system of a descriptor; returns 0 or the errno."""
+    return 0 if _libc.syncfs(fd) == 0 else ctypes.get_errno()
+
+
 def set_times(fd: int, atime_ns: int | None, mtime_ns: int | None) -> None:
     """Set one or both times of an open object (O_PATH suffices); None leaves a time as it is. Raises OSError."""
 
@@ -104,6 +109,17 @@ def magic_link(fd: int) -> bytes:
 def open_dir(name: bytes, dir_fd: int) -> Fd:
     """Open directory `name` below `dir_fd`; ENOTDIR or ELOOP where it is something else."""
     return Fd(os.open(name, O_DIR, dir_fd=dir_fd))
+
+
+def open_regular(name: bytes, flags: int, dir_fd: int) -> Fd:
+    """Open what should be a regular file; a FIFO in its place is not waited for. Raises OSError."""
+    how = flags | os.O_NOFOLLOW | os.O_CLOEXEC
+    try:
+        return Fd(os.open(name, how | os.O_NONBLOCK, dir_fd=dir_fd))
+    except BlockingIOError:
+        # Somebody has a lease of the file, as the mover for a moment (`writers.py`): the kernel tells him to let go,
+        # and who opens it waits for that.
+        return Fd(os.open(name, how, dir_fd=dir_fd))
 
 
 def open_path(root: Fd, path: bytes) -> tuple[Fd, bytes]:

@@ -100,6 +100,8 @@ def _begin(volume: Volume, file: int, target: Tier) -> tuple[FileRecord, Fd, os.
         raise CancelledError
     if record.home == target.name:
         raise NotMovableError(f"is on {target.name} already")
+    if target is volume.leaving:
+        raise NotMovableError(f"tier {target.name} is being removed")
     if file in volume.cancelled:
         raise NotMovableError("is being moved already")
     known = volume.open_files.get(file)
@@ -162,6 +164,8 @@ def _land(
         now = os.fstat(source.fd)
         if (now.st_size, now.st_mtime_ns, now.st_ino) != (before.st_size, before.st_mtime_ns, before.st_ino):
             raise CancelledError
+        if target is volume.leaving:
+            raise CancelledError  # it was not when the copy began
         paths = [volume.path(*link) for link in record.links]
         directories = [volume.directories.make(directory, target) for directory, _ in record.links]
     what = f"move {shown(paths[0])} from {home.name} to {target.name}"

@@ -282,7 +282,7 @@ class Mover:
             ]
         placing.priced(placing.policy.prices(view, placing.tier_states()), now)
         states = placing.tier_states()
-        ill = {tier.index for tier in volume.tiers if tier.health.is_degraded}
+        ill = {tier.index for tier in volume.tiers if tier.health.is_degraded or tier is volume.leaving}
         moves = [move for move in placing.policy.plan(view, states) if not {move.source, move.target} & ill]
         chosen = self._first(moves, [tier.room for tier in states])
         return [self._request(move) for move in chosen]

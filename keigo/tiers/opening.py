@@ -11,7 +11,8 @@ from __future__ import annotations
 import logging
 import os
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -19,6 +20,8 @@ import msgspec
 
 from keigo.config import Config
 from keigo.placement.policy import Policy
+from keigo.tiers import adoption, orphans
+from keigo.tiers.adoption import BegunLink, BegunRename
 from keigo.tiers.catalog import Catalog, CatalogError
 from keigo.tiers.directories import shown
 from keigo.tiers.fds import O_DIR, Fd, open_dir, read_file, write_durably
@@ -41,6 +44,18 @@ class Membership(msgspec.Struct):
     tiers: list[str]
 
 
+@dataclass(frozen=True, slots=True)
+class Left:
+    """What a daemon that died under a live mount has left to the next."""
+
+    roots: Mapping[str, Fd]
+    """Tier -> its root: one in place cannot be reached by its path, and each knows what was not written back."""
+    renames: Collection[BegunRename]
+    links: Collection[BegunLink]
+    draining: bool
+    """Whether it was being drained: no file is to leave the tier in place, and no guard to come back."""
+
+
 def open_volume(
     config: Config,
     directory: Path,
@@ -48,15 +63,16 @@ def open_volume(
     locked: Callable[[Tier], None] = lambda _primary: None,
     *,
     apply: bool = True,
+    left: Left | None = None,
 ) -> tuple[Volume, list[Finding]]:
     """Open the volume of `config` over `directory`, which must not be mounted yet.
 
     `locked` hears of the primary tier once all tiers are locked, before anything else is done; what it raises ends
     the opening. With `apply` false the trees and the catalog on the tiers stay as they are (`fsck`), but intents are
-    finished all the same. Raises TierError with one line for whatever stands in the way; nothing is then locked or
-    mounted.
+    finished all the same. With `left` the mount is there already, and so are open files. Raises TierError with one
+    line for whatever stands in the way; nothing is then locked or mounted.
     """
-    tiers = _open_tiers(config, directory)
+    tiers = _open_tiers(config, directory, {} if left is None else left.roots)
     try:
         primary = next((tier for tier in tiers if tier.in_place), tiers[-1])
         locked(primary)
@@ -66,14 +82,21 @@ def open_volume(
             log.warning("finished after a crash: %s", done)
         for tier in tiers:
             tier.clear_incoming()
+            if left is None:
+                orphans.clear(tier)
         keeper = next((tier for tier in tiers if tier.name == config.catalog), primary)
-        catalog = Catalog.open(keeper.state, hold=not apply)
+        catalog = Catalog.open(keeper.state, hold=not apply, known=left is not None)
     except (IntentError, CatalogError, OSError) as error:
         raise TierError(f"volume {config.volume}: {error}") from error
     try:
         pins = Pins(primary.state, config.pins)
         volume = Volume(config.volume, tiers, catalog, intents, policy, pins)
+        if left is not None:
+            volume.draining = left.draining
+            adoption.settle(volume, left.renames, left.links)
         findings = reconcile(volume, apply=apply)
+        if left is not None:
+            adoption.adopt_orphans(volume)
         with volume.lock:
             volume.placing.follow()
     except (PinsError, OSError) as error:
@@ -82,15 +105,18 @@ def open_volume(
     return volume, findings
 
 
-def _open_tiers(config: Config, directory: Path) -> list[Tier]:
+def _open_tiers(config: Config, directory: Path, roots: Mapping[str, Fd]) -> list[Tier]:
     tiers = []
     for index, tier_config in enumerate(config.tiers):
         path = directory if tier_config.path is None else tier_config.path
         try:
-            root = Fd(os.open(path.resolve(strict=True), O_DIR))
+            root = roots.get(tier_config.name) or Fd(os.open(path.resolve(strict=True), O_DIR))
         except OSError as error:
             raise TierError(f"tier {tier_config.name}: {path}: {error.strerror}") from error
         tiers.append(Tier(index, tier_config, root, str(path)))
+    devices = [os.fstat(tier.root.fd).st_dev for tier in tiers]
+    for tier, device in zip(tiers, devices, strict=True):
+        tier.sharing = tuple(other for other, its in zip(tiers, devices, strict=True) if its == device)
     for tier in tiers:
         fresh = not tier.has_state()
         if fresh and not tier.in_place and set(os.listdir(tier.root.fd)) - {"lost+found"}:
@@ -102,8 +128,10 @@ def _open_tiers(config: Config, directory: Path) -> list[Tier]:
 
 def _check_members(config: Config, tiers: Sequence[Tier], primary: Tier) -> None:
     """Refuse tiers that are missing, foreign or swapped; brand those that are new."""
+    known: Membership | None = None
     try:
-        members = msgspec.json.decode(read_file(primary.state.fd, VOLUME), type=Membership)
+        known = msgspec.json.decode(read_file(primary.state.fd, VOLUME), type=Membership)
+        members = msgspec.structs.replace(known)
     except FileNotFoundError:
         members = Membership(FORMAT, config.volume, str(uuid.uuid4()), [])
     except (OSError, ValueError) as error:
@@ -127,13 +155,39 @@ def _check_members(config: Config, tiers: Sequence[Tier], primary: Tier) -> None
             raise TierError(f"tier {tier.name}: {tier.label}: belongs to volume {identity.volume} ({identity.id})")
         if identity is not None and identity.tier != tier.name:
             raise TierError(f"tier {tier.name}: {tier.label}: is tier {identity.tier} of volume {identity.volume}")
+    if members.tiers == [tier.name for tier in tiers] and None not in identities:
+        return  # all is written: a device that is full must not keep anybody from what is on it
     # The volume's id is on the primary before a tier refers to it, so that a crash between leaves no foreign tier.
-    write_membership(primary, members)
+    if known is None:
+        write_membership(primary, members)
     for tier, identity in zip(tiers, identities, strict=True):
         if identity is None:
             tier.brand(config.volume, members.id)
     members.tiers = [tier.name for tier in tiers]
-    write_membership(primary, members)
+    if members != known:  # a device that is full can be mounted, and taken over
+        write_membership(primary, members)
+
+
+def volume_id(primary: Tier) -> str:
+    """The id of the open volume to which a primary tier belongs. Raises OSError, ValueError."""
+    return members_of(primary).id
+
+
+def members_of(primary: Tier) -> Membership:
+    """What volume.json of an open volume says. Raises OSError, ValueError."""
+    return msgspec.json.decode(read_file(primary.state.fd, VOLUME), type=Membership)
+
+
+def forget_members(root: int, known: Collection[str]) -> None:
+    """Take all tiers but the known ones out of volume.json below a primary tier's root; they hold no files.
+
+    Raises OSError, ValueError.
+    """
+    state = open_dir(STATE, root)
+    members = msgspec.json.decode(read_file(state.fd, VOLUME), type=Membership)
+    if not set(members.tiers) <= set(known):
+        members.tiers = [name for name in members.tiers if name in known]
+        write_durably(state.fd, VOLUME, msgspec.json.encode(members))
 
 
 def write_membership(primary: Tier, members: Membership) -> None:
@@ -162,8 +216,8 @@ def dissolve(volume: Volume) -> list[str]:
     left = []
     for tier in sorted(volume.tiers, key=lambda t: t is primary):
         if tier is not primary:
-            _remove_mirrors(tier.root)
-        lost = _put_aside(tier)
+            remove_mirrors(tier.root)
+        lost = put_aside(tier)
         if lost:
             os.unlink(IDENTITY, dir_fd=tier.state.fd)
             left.append(f"{tier.label}/.keigo/lost: {lost} file(s) that were put aside")
@@ -173,7 +227,8 @@ def dissolve(volume: Volume) -> list[str]:
     return left
 
 
-def _put_aside(tier: Tier) -> int:
+def put_aside(tier: Tier) -> int:
+    """How many files are in `.keigo/lost` of a tier. Raises OSError."""
     try:
         lost = open_dir(LOST, tier.state.fd)
         return len(os.listdir(lost.fd))
@@ -181,11 +236,11 @@ def _put_aside(tier: Tier) -> int:
         return 0
 
 
-def _remove_mirrors(root: Fd) -> None:
-    """Remove empty directories below `root`."""
+def remove_mirrors(root: Fd) -> None:
+    """Remove empty directories below `root`. Raises OSError."""
     for item in list(os.scandir(root.fd)):
         if item.is_dir(follow_symlinks=False) and os.fsencode(item.name) not in (STATE, b"lost+found"):
             below = Fd(os.open(item.name, O_DIR, dir_fd=root.fd))
-            _remove_mirrors(below)
+            remove_mirrors(below)
             if not os.listdir(below.fd):
                 os.rmdir(item.name, dir_fd=root.fd)

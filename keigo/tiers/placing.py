@@ -77,6 +77,8 @@ class Placing:
         self.policy = policy
         self.index = FileIndex(is_movable)
         self.history = History()
+        self.leaving: int | None = None
+        """A tier to which no file may come."""
         self.prices: tuple[float, ...] = (0.0,) * len(tiers)
         self._priced = 0.0
         self.loads: tuple[Load, ...] = ()
@@ -219,7 +221,7 @@ class Placing:
 
     def choose(self, context: Context, size: int) -> Choice:
         """Where a new file goes. Raises NoRoom where no tier has room for a byte."""
-        states = self._well(self.tier_states())
+        states = self.well(self.tier_states())
         pinned = self._pins.tier_for(context.path)
         if pinned is not None:
             pattern, name = pinned
@@ -233,8 +235,10 @@ class Placing:
                 raise
         return self.policy.choose(context, 0, states)  # the size is a guess: a full volume has no room for any
 
-    def _well(self, states: list[TierState]) -> list[TierState]:
-        """The tiers as they are for new files: degraded ones have no room, where another has some."""
+    def well(self, states: list[TierState]) -> list[TierState]:
+        """The tiers for files that come: one that leaves has no room, nor have degraded ones where another has."""
+        if (leaving := self.leaving) is not None:
+            states[leaving] = replace(states[leaving], room=min(0, states[leaving].room))
         degraded = [tier.health.is_degraded for tier in self._tiers]
         if not any(degraded) or not any(state.room > 0 for state, ill in zip(states, degraded, strict=True) if not ill):
             return states

@@ -92,7 +92,9 @@ def _move_file(volume: Volume, old: Name, new: Name, source: Entry, target: Entr
     other = None if target is None else volume.tier_of(volume.record(target.id))
     if target is not None and other is not None:
         volume.touch(target.id)
-        held.append(_hold(volume.directories.at(new[0], other), new[1]))
+        replaced = volume.directories.at(new[0], other)
+        held.append(_hold(replaced, new[1]))
+        volume.shelter(target.id, replaced, new[1])
     if target is None or other is home:
         os.rename(old[1], new[1], src_dir_fd=parent.fd, dst_dir_fd=into.fd)
     else:

@@ -22,7 +22,7 @@ from keigo.tiers.tier import STATE, Tier
 from keigo.tiers.volume import Volume, space_of
 
 LOST: Final = b"lost"
-_LOST_FOUND: Final = b"lost+found"  # mkfs makes it in the root of ext file systems
+LOST_FOUND: Final = b"lost+found"  # mkfs makes it in the root of ext file systems
 _CHUNK: Final = 1 << 20
 
 Problem = Literal["missing", "duplicate", "orphan", "size", "checksum", "conflict", "unguarded", "leftover"]
@@ -130,7 +130,7 @@ class _Scan:
             with os.scandir(fd.fd) as found:
                 for item in found:
                     name = os.fsencode(item.name)
-                    if directory == ROOT and (name == STATE or (name == _LOST_FOUND and not tier.in_place)):
+                    if directory == ROOT and (name == STATE or (name == LOST_FOUND and not tier.in_place)):
                         continue
                     if name == guard.LOCK and tier.in_place and guard.is_guard(fd):
                         self.volume.guarded.add(directory)

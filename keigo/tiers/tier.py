@@ -3,6 +3,7 @@
 ROOT/.keigo/tier.json    which volume and tier this is (format version, volume id)
 ROOT/.keigo/lock         held with flock while a daemon, drain or fsck works on the tier
 ROOT/.keigo/incoming/    copies that are not yet in the tree; emptied at every open
+ROOT/.keigo/orphans/     files that are open and have lost their last name (`orphans.py`); emptied at every mount
 ROOT/...                 the files themselves, under the same paths as in the mount
 """
 
@@ -13,13 +14,14 @@ import os
 import shutil
 import stat
 import threading
+from collections.abc import Sequence
 from typing import Final
 
 import msgspec
 
 from keigo.config import TierConfig
 from keigo.errors import KeigoError
-from keigo.tiers.fds import O_DIR, Fd, lstat_or_none, open_dir, read_file, write_durably
+from keigo.tiers.fds import O_DIR, Fd, lstat_or_none, open_dir, read_file, sync_file_system, write_durably
 from keigo.tiers.health import Health
 from keigo.tiers.traffic import Traffic
 
@@ -57,6 +59,9 @@ class Tier:
         self.label = label
         self.root = root
         self._account = threading.Lock()
+        self._syncing = threading.Lock()
+        self._written_back: int | None = None
+        """Of `check_written_back`: the errno that syncfs gave, 0 for none; None: not asked yet."""
         device = os.fstatvfs(root.fd)
         self.device_size = device.f_blocks * device.f_frsize
         self.capacity = config.capacity if config.capacity is not None else self.device_size
@@ -68,6 +73,8 @@ class Tier:
         self._lent = 0
         self.cached = 0
         """Bytes that the read cache takes now."""
+        self.sharing: Sequence[Tier] = (self,)
+        """The volume's tiers on the same device."""
         self.traffic = Traffic()
         self.health = Health(config.name)
         self._state: Fd | None = None
@@ -178,12 +185,22 @@ class Tier:
         with self._account:
             self.promised += size
 
+    def check_written_back(self) -> None:
+        """Sync the tier's file system, once, and raise OSError, each time, if any of its files could not be written
+        back since the root was opened (errseq of the super block, Linux 5.8; see syncfs(2))."""
+        with self._syncing:
+            if self._written_back is None:
+                self._written_back = sync_file_system(self.root.fd)
+            if self._written_back:
+                raise OSError(self._written_back, os.strerror(self._written_back))
+
     def room(self) -> int:
         """Bytes that may still be placed here: by capacity and by what the device has, less reserve and promises."""
         device = os.fstatvfs(self.root.fd)
         left = max(0, self._lent - self.cached)
         by_device = device.f_bavail * device.f_frsize - self._reserve_on_device - left
-        return int(min(self.capacity - self.reserve - self.used, by_device)) - self.promised
+        by_device -= sum(tier.promised for tier in self.sharing)
+        return int(min(self.capacity - self.reserve - self.used - self.promised, by_device))
 
     def free(self) -> int:
         """Bytes left before the tier's capacity or its device is exhausted, the reserve included."""

@@ -82,10 +82,11 @@ class Flow:
 
 
 class Traffic:
-    """Both directions of a tier."""
+    """Both directions of a tier, and its syncs, which move nothing by themselves."""
 
-    __slots__ = ("reads", "writes")
+    __slots__ = ("reads", "syncs", "writes")
 
     def __init__(self) -> None:
         self.reads = Flow()
         self.writes = Flow()
+        self.syncs = Flow()

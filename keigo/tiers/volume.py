@@ -28,10 +28,10 @@ from keigo.decisions import decided
 from keigo.lsm.database import Belief
 from keigo.lsm.roles import DATABASE_MARKERS, Role, role_of
 from keigo.placement.policy import Choice, Context, NoRoom, Policy, fallback_order
-from keigo.tiers import guard
+from keigo.tiers import guard, orphans
 from keigo.tiers.catalog import ROOT, Catalog, Entry, FileRecord
 from keigo.tiers.directories import Directories, fail, shown
-from keigo.tiers.fds import O_DIR, Fd, lstat_or_none
+from keigo.tiers.fds import O_DIR, Fd, lstat_or_none, open_regular
 from keigo.tiers.intents import IntentLog
 from keigo.tiers.pins import Pins
 from keigo.tiers.placing import Placing
@@ -92,8 +92,14 @@ class Volume:
         """Files without a name that are still open."""
         self.bypassed: set[int] = set()
         """Files that the kernel writes past us, until their last writer has closed them."""
+        self.sheltering = False
+        """Whether files that are open get a name of ours when they lose their last: there may be a next daemon."""
+        self.sheltered: set[int] = set()
+        """Files that have one."""
         self.guarded: set[int] = set()
         self.draining = False
+        self.leaving: Tier | None = None
+        """A tier that is being taken out of the volume: no file comes to it any more. Set by `leave`."""
         self.reopen: Callable[[int], None] = lambda _file: None
         """Called, under the lock, when a file's home has changed: open handles are to be moved there."""
         self.file_closed: Callable[[], None] = lambda: None
@@ -125,7 +131,21 @@ class Volume:
     @property
     def guards(self) -> bool:
         """Whether databases on the in-place tier need a guard."""
-        return self.primary.in_place and len(self.tiers) > 1 and not self.draining
+        return self.primary.in_place and len(self.staying) > 1 and not self.draining
+
+    @property
+    def staying(self) -> list[Tier]:
+        """The tiers but for one that leaves; the primary one is always among them."""
+        return [tier for tier in self.tiers if tier is not self.leaving]
+
+    def leave(self, tier: Tier | None) -> None:
+        """From now on let no file come to a tier that is not the primary one; None: let them again.
+
+        Where the primary alone is left, new databases get no guard meanwhile. Who ends it sets them.
+        """
+        with self.lock:
+            self.leaving = tier
+            self.placing.leaving = None if tier is None else tier.index
 
     def path(self, directory: int, name: bytes = b"") -> bytes:
         """Path of a name in the volume, without a leading slash."""
@@ -234,13 +254,19 @@ class Volume:
     def _choose(self, context: Context, size: int) -> Choice:
         if self.draining:
             return Choice(self.primary.index, "draining: new files go to the in-place tier")
+        if self.leaving is not None and len(self.staying) == 1:
+            return Choice(self.primary.index, f"{self.leaving.name} is being removed: no other tier is left")
         if context.role is Role.LOCK and self.guards:
-            other = next(tier for tier in self.tiers if tier is not self.primary)
+            other = next(tier for tier in self.staying if tier is not self.primary)
             return Choice(other.index, "beside the guard in the data directory")
         try:
             return self.placing.choose(context, size)
         except NoRoom:
-            raise fail(errno.ENOSPC, context.path) from None
+            if self.leaving is None:
+                raise fail(errno.ENOSPC, context.path) from None
+        log.warning("tier %s is not removed: no other has room for new files", self.leaving.name)
+        self.leave(None)
+        return self._choose(context, size)
 
     def _is_written(self, file: int) -> bool:
         """Whether a file is open for writing."""
@@ -343,6 +369,7 @@ class Volume:
         reason = choice.reason
         chosen = self.tiers[choice.tier]
         order = [self.tiers[index] for index in fallback_order(choice.tier, len(self.tiers))]
+        order = [tier for tier in order if tier is not self.leaving]
         if self.draining:
             order = [chosen]
         for tier in order:
@@ -363,7 +390,11 @@ class Volume:
                 what = "had no space left" if error.errno in _FULL else f"failed: {error.strerror}"
                 reason = f"{choice.reason}; {tier.name} {what}"
                 continue
-            _own(fd.fd, self.stat_dir(directory), mode, uid, gid, is_dir=False)
+            try:
+                _own(fd.fd, self.stat_dir(directory), mode, uid, gid, is_dir=False)
+            except OSError:
+                os.unlink(name, dir_fd=parent.fd)  # nobody would know of it, and a next create meet it
+                raise
             return tier, fd, reason
         raise fail(errno.ENOSPC, name)
 
@@ -392,11 +423,21 @@ class Volume:
                 self.touch(file)
             directory, name = self.locate(file)
             keep = flags & (os.O_ACCMODE | os.O_TRUNC | _KEEP_FLAGS)
-            fd = Fd(os.open(name, keep | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=directory.fd))
+            fd = open_regular(name, keep, directory.fd)
             self.opened(file, write=write)
             if flags & os.O_TRUNC:
                 self.resized(file, os.fstat(fd.fd))
             return fd
+
+    def open_again(self, file: int, flags: int) -> Fd:
+        """Open a file that an earlier daemon of this mount had open; the caller ends with `close_file`."""
+        with self.lock:
+            orphan = self.orphans.get(file)
+            if orphan is None:
+                return self.open_file(file, flags)
+            opened = orphans.open_orphan(self.tier_of(orphan), file, flags)
+            self.opened(file, write=flags & os.O_ACCMODE != os.O_RDONLY)
+            return opened
 
     def opened(self, file: int, *, write: bool) -> None:
         """Count an open handle."""
@@ -437,6 +478,7 @@ class Volume:
                 known.readers -= 1
             if known.writers == 0 and known.readers == 0:
                 del self.open_files[file]
+                self.unshelter(file, known.tier)
                 orphan = self.orphans.pop(file, None)
                 if orphan is not None:
                     self.tier_of(orphan).charge(-orphan.space, -1)
@@ -563,6 +605,7 @@ class Volume:
             self.touch(entry.id)
             parent = self.directories.at(directory, self.tier_of(self.record(entry.id)))
             last = Fd(os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent.fd))
+            self.shelter(entry.id, parent, name)
             os.unlink(name, dir_fd=parent.fd)
             self.catalog.drop_entry(directory, name)
             self.unlinked(entry.id, directory, name)
@@ -583,6 +626,27 @@ class Volume:
             self.orphans[file] = record
         elif not record.special:
             self.tier_of(record).charge(-record.space, -1)
+
+    def shelter(self, file: int, parent: Fd, name: bytes) -> None:
+        """Before a file loses a name: if it is open and this is its last one, give it one of ours. The lock is held."""
+        if not self.sheltering or file not in self.open_files or len(self.record(file).links) > 1:
+            return
+        try:
+            orphans.keep(self.tier_of(self.record(file)), parent, name, file)
+        except OSError as error:  # the name must go all the same: a full device is to be emptied by it
+            log.warning("%s: open, and would not outlive this daemon: %s", shown(name), error.strerror)
+        else:
+            self.sheltered.add(file)
+
+    def unshelter(self, file: int, tier: Tier) -> None:
+        """Nobody has a file open any more. The lock is held."""
+        if file not in self.sheltered:
+            return
+        self.sheltered.discard(file)
+        try:
+            orphans.drop(tier, file)
+        except OSError as error:  # the next mount empties the directory
+            log.error("a removed file keeps its room on tier %s: %s", tier.name, error.strerror)
 
     def renamed(self, file: int, old: tuple[int, bytes], new: tuple[int, bytes]) -> None:
         """Note that a file's name changed within its tier. The lock is held."""
@@ -650,7 +714,7 @@ class Volume:
 
     def _move_lock(self, directory: int, record: FileRecord) -> None:
         """Copy a LOCK file from the primary tier to the fastest other one, durably, and set its home there."""
-        other = next(tier for tier in self.tiers if tier is not self.primary)
+        other = next(tier for tier in self.staying if tier is not self.primary)
         target = self.directories.make(directory, other)
         source = self.directories.at(directory, self.primary)
         if lstat_or_none(guard.LOCK, target.fd) is not None:
@@ -720,6 +784,11 @@ class Volume:
         """Commit the catalog's pending changes. Raises lmdb.Error."""
         with self.lock:
             self.catalog.flush()
+
+    def commit(self) -> None:
+        """Commit the catalog's pending changes before somebody hears of them: a daemon may die, and another go on."""
+        with self.lock:
+            self.catalog.try_flush()
 
     def close(self) -> None:
         """Close the catalog and the tiers. No handle may be open and no migration under way."""

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from xml.etree import ElementTree
 
 from keigo.observe.top import top_view
 from tests.conftest import World
@@ -20,6 +21,18 @@ def test_once(mounted: World) -> None:
     assert mounted.volume in out
     for word in ("fast", "mid", "slow", "no writer waits", "migrations: 0 done", "97.7 KiB"):
         assert word in out
+
+
+def test_drawn(mounted: World) -> None:
+    picture = mounted.base / "top.svg"
+    mounted.keigo("top", mounted.directory, "--svg", picture)
+    said = "".join(ElementTree.parse(picture).getroot().itertext())
+    for word in ("fast", "mid", "slow", mounted.volume):
+        assert word in said
+    assert "url(http" not in picture.read_text(), "whoever looks at it would fetch something"
+    refused = mounted.keigo("top", mounted.directory, "--svg", mounted.base / "no" / "top.svg", check=False)
+    assert refused.returncode == 1
+    assert "No such file" in refused.stderr
 
 
 def test_live_until_interrupted(mounted: World) -> None:
@@ -54,7 +67,7 @@ def test_figures_that_are_not_known() -> None:
     tier = {"name": "t", "used": 1, "capacity": 2, "load": load, "degraded_for": 7.0, "errors": 3, "last_error": "E"}
     status = {
         "volume": "v", "mount": "/m", "driver": "kernel", "driver_reason": "r", "policy": "cost", "pid": 1,
-        "placement": {"pressure": {"stalled": True, "level0": 1.0}}, "tiers": [tier], "cache": {},
+        "keeper": "there", "placement": {"pressure": {"stalled": True, "level0": 1.0}}, "tiers": [tier], "cache": {},
         "migrations": {"done": 0, "bytes": 0, "waiting": 0, "failed": 0, "current": None, "paused": None},
     }  # fmt: skip
     from rich.console import Console

@@ -137,6 +137,26 @@ def test_a_sync_that_fails_is_told_and_new_files_go_elsewhere(bed: Bed) -> None:
     assert path.read_bytes()[: len(DATA)] == DATA  # what was synced before
 
 
+def test_a_device_that_vanishes_and_returns(bed: Bed) -> None:
+    """Nothing that is asked of it works; afterwards its file system may be read-only, but what it had is there."""
+    ill, well = bed.make("000001.sst", "mid"), bed.make("000002.sst", "slow")
+    bed.forget(ill)
+    bed.fail("mid", "read write flush")
+    with pytest.raises(OSError, match="Input/output"):
+        ill.read_bytes()
+    bed.wait(lambda: bed.tier("mid")["degraded_for"] is not None)
+    refused = bed.world.keigo("migrate", bed.world.directory, "000002.sst", "mid", check=False)
+    assert "000002.sst" in refused.stdout + refused.stderr
+    assert bed.world.tier_of("000002.sst") == "slow"
+    bed.forget(well)
+    assert well.read_bytes() == DATA
+    (bed.world.directory / "000003.log").write_bytes(DATA)
+    bed.fail("mid", "")
+    assert ill.read_bytes() == DATA
+    bed.world.umount()
+    assert (bed.world.tiers["mid"] / "000001.sst").read_bytes() == DATA
+
+
 def test_a_device_that_hangs_holds_up_its_own_files_only(bed: Bed) -> None:
     ill, well = bed.make("000001.sst", "mid"), bed.make("000002.sst", "slow")
     bed.forget(ill)
@@ -149,7 +169,11 @@ def test_a_device_that_hangs_holds_up_its_own_files_only(bed: Bed) -> None:
         assert well.read_bytes() == DATA
     (bed.world.directory / "000005.log").write_bytes(DATA)
     assert not read
+    bed.wait(lambda: bed.tier("mid")["degraded_for"] is not None)
+    assert "no request has ended" in bed.tier("mid")["last_error"]
+    assert bed.tier("slow")["degraded_for"] is None
     bed.fail("mid", "")
     waiting.join(60)
     assert read == [DATA]
     assert bed.tier("mid")["errors"] == 0
+    bed.wait(lambda: bed.tier("mid")["degraded_for"] is None)

@@ -226,6 +226,22 @@ def test_no_copy_is_forgotten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, c
                 shutil.rmtree(where)
 
 
+def test_a_create_that_fails_half_way_leaves_no_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bed = Bed(tmp_path / "bed")
+    try:
+        with (
+            failing(monkeypatch, "fchmod", 1, on=True) as failed,
+            pytest.raises(OSError, match=os.strerror(errno.ENOSPC)),
+        ):
+            bed.put(b"d/000003.sst", b"never")
+        assert failed
+        bed.check(strays=False)
+        bed.put(b"d/000003.sst", DATA)
+        bed.check(strays=False)
+    finally:
+        bed.close()
+
+
 def undecided(bed: Bed) -> bool:
     """Whether the redo intent is there although the file is where it was; finishes the undo then."""
     home = bed.volume.record(bed.id(TABLE)).home

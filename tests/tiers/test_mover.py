@@ -347,7 +347,7 @@ def test_each_move_is_looked_at_again_when_its_turn_comes(bed: Bed, change: str)
     elif change == "open":
         handle = bed.names.open(b, os.O_RDWR)
     else:
-        bed.volume.by_name["mid"].promise(1 << 50)
+        bed.volume.by_name["mid"].charge(1 << 50)
     gate.go.set()
     bed.wait(lambda: bed.home(c) == "slow")
     assert bed.moved == [a, c]

@@ -464,3 +464,20 @@ def test_old_records_are_read() -> None:
     old = msgspec.msgpack.encode(["fast", [[1, b"a"]], 5])
     record = msgspec.msgpack.decode(old, type=FileRecord)
     assert (record.size, record.costs, record.moved) == (5, None, 0.0)
+
+
+def test_what_is_promised_to_writers_of_one_tier_is_missing_on_another_of_the_same_device(tmp_path: Path) -> None:
+    tiers = {name: tmp_path / name for name in ("mid", "slow")}
+    for path in tiers.values():
+        path.mkdir()
+    write_config(tmp_path / "devices.yaml", "sharing", tiers, {"mid": "1TiB"}, levels="{mid: [wal, 0], slow: [1]}")
+    config = load(tmp_path / "devices.yaml")
+    volume, _ = open_volume(config, tiers["slow"], make_policy(config))
+    mid, slow = volume.tiers
+    before = slow.room()
+    mid.promise(1 << 30)
+    after = slow.room()
+    mid.promise(-(1 << 30))
+    volume.close()
+    # The device is used by others, too, meanwhile.
+    assert before - after > 1 << 29
