@@ -271,11 +271,13 @@ class Catalog:
         except lmdb.Error as error:
             log.warning("the catalog is closed as it is: %s", error)
         finally:
-            self._env.close()
+            self.abandon()
 
     def abandon(self) -> None:
         """Close without a word: its directory is about to be removed."""
         self._env.close()
+        # Not left to the end of the process: the next mount refuses while anybody has a file open below it.
+        self._file = Fd(-1)
 
     def _changed(self) -> None:
         if not self._hold and sum(len(table.pending) for table in self._tables) >= _FLUSH_AT:

@@ -127,6 +127,25 @@ def test_a_damaged_one_is_rebuilt(tmp_path: Path, garbage: bytes) -> None:
     assert Catalog.open(directory_fd(tmp_path)).entry(1, b"x") is None
 
 
+def test_closed_it_holds_no_file(tmp_path: Path) -> None:
+    """The next mount refuses while any process has a file open below the directory, as this one may still be."""
+    for end in (Catalog.close, Catalog.abandon):
+        catalog = Catalog.open(directory_fd(tmp_path))
+        assert open_below(tmp_path)
+        end(catalog)
+        assert open_below(tmp_path) == []
+
+
+def open_below(path: Path) -> list[str]:
+    """Files, not directories, that this process has open below `path`."""
+    found = [
+        os.readlink(f"/proc/self/fd/{fd}")
+        for fd in os.listdir("/proc/self/fd")
+        if os.path.lexists(f"/proc/self/fd/{fd}")
+    ]
+    return [name for name in found if name.startswith(f"{path}/") and not os.path.isdir(name)]
+
+
 def test_held_it_commits_nothing(tmp_path: Path) -> None:
     make(tmp_path).close()
     before = (tmp_path / "catalog" / "data.mdb").read_bytes()
