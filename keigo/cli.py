@@ -313,8 +313,8 @@ def drain(directory: Path, offline: bool, devices: Path | None) -> None:
 
 
 def _drain_offline(directory: Path, config: Config) -> None:
-    from keigo.drain import drain_offline
-    from keigo.service import open_offline
+    from keigo.serving.drain import drain_offline
+    from keigo.serving.mounting import open_offline
     from keigo.tiers.opening import dissolve
 
     volume, _ = open_offline(config, directory)
@@ -406,7 +406,7 @@ def cache(directory: Path, what: str, pattern: str) -> None:
 @plain_errors
 def fsck(directory: Path, devices: Path, repair: bool) -> None:
     """Check the trees of an unmounted volume against its catalog, and the checksums of files that have one."""
-    from keigo.service import open_offline
+    from keigo.serving.mounting import open_offline
     from keigo.tiers.fsck import check_checksums
 
     volume, findings = open_offline(load_config(devices), directory, apply=repair)

@@ -82,8 +82,8 @@ class _Server(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
     daemon_threads = False
     block_on_close = True
 
-    def __init__(self, path: Path, operations: Mapping[str, Operation], listening: socket.socket | None) -> None:
-        self.operations = operations
+    def __init__(self, path: Path, listening: socket.socket | None) -> None:
+        self.operations: Mapping[str, Operation] = {}
         self._spare = -1
         self._keep_spare()
         super().__init__(str(path), _Handler, bind_and_activate=listening is None)
@@ -148,14 +148,17 @@ def _own_directory(path: Path) -> None:
 class ControlServer:
     """Answers requests, each in a thread of its own."""
 
-    def __init__(self, volume: str, operations: Mapping[str, Operation], listening: int | None = None) -> None:
-        """With `listening` take over the socket of an earlier daemon. Raises ControlError, OSError."""
+    def __init__(self, volume: str, listening: int | None = None) -> None:
+        """Clients can connect from now on, and are answered after `start`.
+
+        With `listening` take over the socket of an earlier daemon. Raises ControlError, OSError.
+        """
         path = socket_path(volume)
         self._path = path
         if listening is None:
-            self._server = self._bind(volume, path, operations)
+            self._server = self._bind(volume, path)
         else:
-            self._server = _Server(path, operations, socket.socket(fileno=listening))
+            self._server = _Server(path, socket.socket(fileno=listening))
         self._thread = threading.Thread(target=self._server.serve_forever, name="keigo-control", daemon=True)
 
     def fileno(self) -> int:
@@ -163,7 +166,7 @@ class ControlServer:
         return self._server.socket.fileno()
 
     @staticmethod
-    def _bind(volume: str, path: Path, operations: Mapping[str, Operation]) -> _Server:
+    def _bind(volume: str, path: Path) -> _Server:
         _own_directory(path.parent)
         if is_served(volume):
             raise ControlError(
@@ -173,12 +176,13 @@ class ControlServer:
         path.unlink(missing_ok=True)
         before = os.umask(0o177)
         try:
-            return _Server(path, operations, None)
+            return _Server(path, None)
         finally:
             os.umask(before)
 
-    def start(self) -> None:
-        """Begin to answer."""
+    def start(self, operations: Mapping[str, Operation]) -> None:
+        """Begin to answer; `operations` are functions by the name of their request."""
+        self._server.operations = operations
         self._thread.start()
 
     def stop(self) -> None:

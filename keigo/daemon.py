@@ -150,7 +150,7 @@ def serve(
             sys.stderr.write(f"mounted {directory}; interrupt or umount to end\n" if kept is None else "")
         tell(Ready(None, notes[:20]))
 
-    from keigo.service import Service  # who only starts a daemon need not load it: a third of the time of that
+    from keigo.serving.service import Service  # who only starts a daemon need not load it: a third of the time of that
 
     service = Service(config, directory, driver=driver, policy=policy, link=link, kept=kept)
     try:

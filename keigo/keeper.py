@@ -32,7 +32,8 @@ _WAITS: Final = (0.0, 0.1, 0.3, 0.5, 0.5, 1.0, 1.0, 1.0, 2.0, 2.0)
 """Seconds before each daemon after one that died without serving."""
 _CALM: Final = 5.0
 """Seconds that a daemon must have served for its crash to be a new one."""
-_AGAIN: Final = 75  # exit status of a daemon that asks for its successor
+AGAIN: Final = 75
+"""Exit status of a daemon that asks for its successor (EX_TEMPFAIL)."""
 SERVING: Final = b"serving"
 DEVICES: Final = "devices"
 """Name, among what is kept, of the text of the devices.yaml that the daemon works with."""
@@ -79,6 +80,8 @@ class Keeper:
         self._failures = 0
         self._served_at: float | None = None
         self._daemon: subprocess.Popen[bytes] | None = None
+        self._asked: int | None = None
+        """A signal that no daemon has been given yet."""
         self._ready: list[int] = []
         if "--ready-fd" in arguments:
             self._ready = [int(arguments[arguments.index("--ready-fd") + 1])]
@@ -103,11 +106,20 @@ class Keeper:
         """Whether a daemon that ended so was of use: it was ended by somebody, or not at once."""
         if self._served_at is None:
             return False
-        return status in (-signal.SIGKILL, _AGAIN) or time.monotonic() - self._served_at >= _CALM
+        return status in (-signal.SIGKILL, AGAIN) or time.monotonic() - self._served_at >= _CALM
 
     def _forward(self, number: int, _frame: object) -> None:
-        if self._daemon is not None:
-            self._daemon.send_signal(number)
+        self._asked = number
+        self._pass_on()
+
+    def _pass_on(self) -> None:
+        """Give the daemon the signal. One that takes a mount over gets it when it serves: it would die of it before."""
+        if self._asked is None or self._daemon is None or self._daemon.poll() is not None:
+            return
+        if self._kept and self._served_at is None:
+            return
+        number, self._asked = self._asked, None
+        self._daemon.send_signal(number)
 
     def _say(self, text: str) -> None:
         sys.stderr.write(f"keeper: {text}\n")
@@ -129,6 +141,7 @@ class Keeper:
         self._daemon = subprocess.Popen(
             [sys.executable, "-m", "keigo", *arguments], pass_fds=given, start_new_session=True, env=environment
         )
+        self._pass_on()
         theirs.close()
         for number in self._ready:  # whoever waits at the other end waits for the daemon's death, too
             os.close(number)
@@ -152,6 +165,7 @@ class Keeper:
             return False
         if said == SERVING:
             self._served_at = time.monotonic()
+            self._pass_on()
         else:
             before, self._kept = self._kept, dict(zip(said.decode().split(","), descriptors, strict=True))
             for number in before.values():

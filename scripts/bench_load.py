@@ -19,7 +19,7 @@ from pathlib import Path
 from keigo import mounts
 from keigo.config import load
 from keigo.devices.load import Counted, Counts, LoadMonitor, open_block_device
-from keigo.service import Service
+from keigo.serving.service import Service
 
 ROUNDS = 2000
 

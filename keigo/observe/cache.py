@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from keigo.cache.cache import Cache, Counts, cached_size
-from keigo.cache.filler import Filler
+
+if TYPE_CHECKING:
+    from keigo.cache.filler import Filler
 
 
 def cache_facts(filler: Filler) -> dict[str, Any]:

@@ -75,11 +75,11 @@ def test_a_directory_that_another_could_write_to_is_refused(tmp_path: Path, monk
         else:
             (place if wrong == "mode" else place.parent).chmod(0o777)
         with pytest.raises(ControlError, match="only this user can write to"):
-            ControlServer("v", {})
+            ControlServer("v")
         place.rmdir()
         place.parent.rmdir()
     (tmp_path / "elsewhere").mkdir()
     place.parent.mkdir()
     place.symlink_to(tmp_path / "elsewhere")
     with pytest.raises(ControlError, match="only this user can write to"):
-        ControlServer("v", {})
+        ControlServer("v")

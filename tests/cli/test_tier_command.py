@@ -15,7 +15,7 @@ import pytest
 from keigo.cli_common import directory_argument
 from keigo.config import load
 from keigo.control import ControlError, ask
-from keigo.tier_change import hold, put_back
+from keigo.serving.tier_change import hold, put_back
 from tests.conftest import MakeWorld, World
 from tests.engines.processes import StoreProcess
 

@@ -166,7 +166,7 @@ def test_a_client_is_turned_away_and_does_not_stay_in_the_queue(volume: str, mon
     def nothing(_request: object, _progress: Progress) -> object:
         return {}
 
-    server = ControlServer(volume, {"nothing": nothing})
+    server = ControlServer(volume)
     looks = 0
     real = server._server.get_request
 
@@ -176,7 +176,7 @@ def test_a_client_is_turned_away_and_does_not_stay_in_the_queue(volume: str, mon
         return real()
 
     monkeypatch.setattr(server._server, "get_request", counted)
-    server.start()
+    server.start({"nothing": nothing})
     try:
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         with socket.socket(socket.AF_UNIX) as client, ExitStack() as stack:

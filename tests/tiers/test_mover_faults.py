@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from keigo.control import ControlError
-from keigo.drain import Drainer
 from keigo.placement.policy import Files, Move, TierState
+from keigo.serving.drain import Drainer
 from keigo.tiers.migration import migrate
 from keigo.tiers.mover import Request
 from keigo.tiers.pace import Pace

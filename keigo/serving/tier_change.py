@@ -16,8 +16,8 @@ from keigo import failpoints
 from keigo.config import Config, ConfigError, TierConfig, parse
 from keigo.control import ControlError
 from keigo.devices_file import mentions, read, replace, with_tier, without_tier
-from keigo.leaving import refuse_room
 from keigo.policies import make_policy
+from keigo.serving.leaving import refuse_room
 from keigo.tiers.joining import check_joining
 from keigo.tiers.opening import forget_members
 from keigo.tiers.tier import TierError

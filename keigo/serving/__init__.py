@@ -1,0 +1,1 @@
+"""The daemon of one mount, and what it does when asked."""
