@@ -1,11 +1,13 @@
-"""What goes on beside a test: work whose outcome is not lost, and what other processes have open."""
+"""What goes on beside a test: work whose outcome is not lost, what other processes have open, and writing back."""
 
 from __future__ import annotations
 
 import os
 import threading
+from pathlib import Path
 
 from keigo.control import ControlError, ask
+from keigo.tiers.fds import sync_file_system
 from tests.conftest import World
 
 
@@ -41,3 +43,13 @@ def open_files(pid: int) -> list[str]:
         except FileNotFoundError:
             continue
     return found
+
+
+def sync_at(path: Path) -> None:
+    """Write back a path's file system. sync(2) would wait for those of other tests, whose disks hang on purpose."""
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        error = sync_file_system(fd)
+    finally:
+        os.close(fd)
+    assert error == 0, os.strerror(error)

@@ -22,11 +22,22 @@ from hypothesis import settings
 
 from keigo import mounts
 from keigo.control import ask, is_served, socket_path
+from tests import scratch
 
 # What must pass before a change lands passes every time; `scripts/soak` looks for more.
 settings.register_profile("steady", derandomize=True, deadline=None, print_blob=True)
 settings.register_profile("soak", max_examples=2000, deadline=None, print_blob=True)
 settings.load_profile("steady")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Workers get their places from the process that starts them."""
+    if config.option.basetemp is None and not hasattr(config, "workerinput"):
+        place = scratch.make()
+        if place is not None:
+            config.option.basetemp = str(place / "t")
+            config.add_cleanup(lambda: scratch.remove(place))
+
 
 # A job in the background of a script ignores Ctrl-C, and so would every program that a test interrupts.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:

@@ -29,6 +29,7 @@ from keigo.devices.load import (
     parse_counts,
     rates,
 )
+from tests.background import sync_at
 
 MIB = 1 << 20
 NONE = Counts(0, 0, 0, 0)
@@ -261,7 +262,7 @@ def test_bytes_are_those_that_the_device_moved(loops: Loops) -> None:
     root = loops.mount("tier")
     file = root / "data"
     file.write_bytes(os.urandom(16 * MIB))
-    os.sync()
+    sync_at(root)
     monitor = LoadMonitor([("tier", device_of(root))], no_counts)
     monitor.sample(1.0)
     assert monitor.loads() == (Load("tier", "device"),)

@@ -78,9 +78,13 @@ class Disks(pyfuse3.Operations):
         return FileInfo(fh=FileHandleT(inode - 2))
 
     async def setxattr(self, inode: InodeT, name: XAttrNameT, value: bytes, ctx: RequestContext) -> None:
-        del name, ctx
+        """An attribute `user.DISK` of the root tells how a disk fails.
+
+        Not one of the disk's file: the kernel keeps that locked during a flush, which may hang until it is told.
+        """
+        del inode, ctx
         async with self.told:
-            self.faults[inode - 2] = value
+            self.faults[self.names.index(name.removeprefix(b"user."))] = value
             self.told.notify_all()
 
     async def _fail(self, disk: int, what: bytes) -> None:

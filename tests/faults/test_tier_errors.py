@@ -25,6 +25,11 @@ LEVELS = "{fast: [wal, 0], mid: [1], slow: [2, 3, 4, 5, 6]}"
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root for loop devices")
 
 
+def fail(disk: Path, how: str) -> None:
+    """Have a recorded disk fail from now on, or, with an empty text, work again."""
+    os.setxattr(disk.parent, f"user.{disk.name}", how.encode())
+
+
 class Bed:
     """A mounted volume on three disks, each of which can be told to fail."""
 
@@ -33,7 +38,7 @@ class Bed:
         self._disks = disks
 
     def fail(self, name: str, how: str) -> None:
-        os.setxattr(self._disks[name], "user.fault", how.encode())
+        fail(self._disks[name], how)
 
     def tier(self, name: str) -> Any:
         return next(tier for tier in self.world.status()["tiers"] if tier["name"] == name)
@@ -85,7 +90,7 @@ def bed(tmp_path: Path, driver: str) -> Iterator[Bed]:
 
         def end() -> None:
             for disk in disks.values():
-                os.setxattr(disk, "user.fault", b"")
+                fail(disk, "")
             world.destroy_daemon()
             if world.is_mounted():
                 command("umount", "-l", world.directory)

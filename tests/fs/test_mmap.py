@@ -7,6 +7,7 @@ import mmap
 import os
 from pathlib import Path
 
+from tests.background import sync_at
 from tests.conftest import MIB
 from tests.fs.support import Area, fork, opened, raises
 
@@ -33,7 +34,7 @@ def test_what_is_written_through_a_shared_map_reaches_the_tier(area: Area) -> No
     assert area.on("fast", "000001.log").read_bytes()[-4:] == b"last"
     shared[:5] = b"first"
     shared.close()
-    os.sync()
+    sync_at(area.path)
     assert area.on("fast", "000001.log").read_bytes()[:5] == b"first"
     assert file.read_bytes() == b"first" + b"." * (SIZE - 9) + b"last"
 

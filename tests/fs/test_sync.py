@@ -13,6 +13,7 @@ from fusefs.namespace import ROOT_ID, Caller, Namespace
 from keigo import config
 from keigo.policies import make_policy
 from keigo.tiers.opening import open_volume
+from tests.background import sync_at
 from tests.conftest import MIB, MakeWorld, World
 from tests.fs.support import opened, unwritten_pages
 
@@ -94,7 +95,7 @@ def test_sync_of_directories_and_of_the_file_system(disk: World) -> None:
         with opened(path, os.O_RDONLY | os.O_DIRECTORY) as fd:
             os.fsync(fd)
             os.fdatasync(fd)
-    os.sync()
+    sync_at(disk.directory)
 
 
 @pytest.fixture

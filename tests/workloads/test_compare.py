@@ -22,6 +22,7 @@ from keigo import mounts
 from keigo.config import POLICIES
 from keigo.control import ask, volume_of
 from keigo.errors import KeigoError
+from tests.background import sync_at
 from workloads.compare import interleave, plan, results
 from workloads.compare.hierarchy import TestbedPlan, identity, prepared
 from workloads.compare.summary import document_of
@@ -353,7 +354,8 @@ def test_devices_that_count_are_read_for_each_tier(place: Path) -> None:
             counters = counters_of(hierarchy.tiers)
             assert counters is not None
             recorder = Recorder(hierarchy.tiers, counters)
-            os.sync()
+            for tier in hierarchy.tiers:
+                sync_at(tier.directory)
             recorder.note()
             with (hierarchy.fastest.directory / "file").open("wb") as file:
                 file.write(os.urandom(4 << 20))
