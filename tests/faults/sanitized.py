@@ -78,7 +78,7 @@ class Sanitized:
         environment = self.environment
         environment["TSAN_OPTIONS"] += f" halt_on_error={until_seen:d}"
         done = subprocess.run(
-            [*command, "-p", "no:cacheprovider", *arguments],
+            [*command, "-p", "no:cacheprovider", "--basetemp", str(self.base / "t"), *arguments],
             cwd=ROOT,
             env={**os.environ, **environment},
             stdout=subprocess.PIPE,
