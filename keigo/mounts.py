@@ -222,6 +222,11 @@ def users_of(mount: Mount) -> list[Holder]:
     return list(found.values())
 
 
+def _is_removed(path: str) -> bool:
+    """Whether a link of /proc is to a file without a name, or a directory: a mount hides nothing of it."""
+    return path.endswith(" (deleted)") and not os.path.lexists(path)
+
+
 def openers_below(directory: str) -> list[Holder]:
     """Processes with a file open or mapped below a directory that is not a mount; directories and cwd do not count."""
     prefix = directory.rstrip("/") + "/"
@@ -229,7 +234,7 @@ def openers_below(directory: str) -> list[Holder]:
     for pid, command in _processes():
         for fd in _listed(f"/proc/{pid}/fd"):
             path = _link(f"/proc/{pid}/fd/{fd}")
-            if path.startswith(prefix) and not Path(path).is_dir():
+            if path.startswith(prefix) and not Path(path).is_dir() and not _is_removed(path):
                 found[pid] = Holder(pid, command, path)
         for line in _read(f"/proc/{pid}/maps").splitlines():
             fields = line.split(maxsplit=5)

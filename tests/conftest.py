@@ -109,10 +109,24 @@ class World:
 
     def umount(self) -> None:
         if is_served(self.volume):
+            pid = self.status()["pid"]
             ask(self.volume, "umount")
+            assert self.open_below(pid) == []
         else:
             self.keigo("umount", self.directory)
         assert not self.is_mounted()
+
+    def open_below(self, pid: int) -> list[str]:
+        """Files in place that a daemon has open, if it has not ended: the next mount would refuse for them."""
+        found = []
+        try:
+            for number in os.listdir(f"/proc/{pid}/fd"):
+                path = os.readlink(f"/proc/{pid}/fd/{number}")
+                if path.startswith(f"{self.directory}/") and os.path.isfile(path):
+                    found.append(path)
+        except (FileNotFoundError, ProcessLookupError):
+            pass
+        return found
 
     def is_mounted(self) -> bool:
         return mounts.mount_at(str(self.directory)) is not None

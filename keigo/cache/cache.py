@@ -486,6 +486,10 @@ class Cache:
             failpoints.hit("cache.closed")
         except OSError as error:
             log.warning("cache: not known to be durable, and to be looked at again: %s", error)
+        finally:
+            with self._lock:  # the files of shadows are closed with the last reference
+                self._files.clear()
+                self._doomed.clear()
 
     def refresh_head(self, cached: CachedFile, *, last: bool = False) -> None:
         """Have a shadow's head say what its file is now; later, where it has just changed, but `last`. Raises OSError.

@@ -72,6 +72,12 @@ class DatabaseFiles:
         self._options: int | None = None
         self._options_to_read: int | None = None
         self._new_log = False
+        self._closed = False
+
+    def close(self) -> None:
+        """Read nothing any more, and have no file open."""
+        self._closed = True
+        self._manifest = self._log = None
 
     def log_created(self, process: int | None) -> None:
         """A process begins an info log, as each does that opens a database."""
@@ -96,6 +102,8 @@ class DatabaseFiles:
 
     def read_some(self) -> bool:
         """Read a chunk of each file; whether there may be more."""
+        if self._closed:
+            return False
         if self.changed:
             self._look()
         more = self._follow(self._manifest, self._read_manifest)

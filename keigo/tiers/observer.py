@@ -71,12 +71,15 @@ class Observer:
         self._thread.start()
 
     def stop(self) -> None:
-        """End; returns when the thread is gone."""
+        """End; returns when the thread is gone and no file of a database is open."""
         with self._wake:
             self._stopping = True
             self._wake.notify_all()
         if self._thread.is_alive():
             self._thread.join()
+        for known in self._all():
+            with known.lock:
+                known.close()
 
     def _run(self) -> None:
         while True:

@@ -37,7 +37,7 @@ from tests.cache.support import (
 )
 from tests.conftest import MIB, MakeWorld, World
 from tests.devices.disks import command, mounted
-from tests.faults.disks import loops, recorder
+from tests.faults.disks import fail, loops, recorder
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root to mount")
 
@@ -62,7 +62,7 @@ class Device:
 
     def fail(self, how: str) -> None:
         """`how`: read, write, both; or "" for none of them any more."""
-        os.setxattr(self.disk, "user.fault", how.encode())
+        fail(self.disk, how)
 
     def shut_down(self) -> None:
         fd = os.open(self.world.tiers["fast"], os.O_RDONLY | os.O_DIRECTORY)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -23,6 +24,11 @@ def loops(images: list[Path], *options: str) -> Iterator[list[str]]:
             stack.callback(command, "losetup", "-d", device)
             found.append(device)
         yield found
+
+
+def fail(disk: Path, how: str) -> None:
+    """Have a recorded disk fail from now on, or, with an empty text, work again."""
+    os.setxattr(disk.parent, f"user.{disk.name}", how.encode())
 
 
 @contextmanager

@@ -2,8 +2,8 @@
 
     python -m tests.faults.recorder DIRECTORY LOG SIZE NAME...
 
-The attribute user.fault of a disk makes it fail: "read", "write" and "flush", or several of them, answer EIO; "hang"
-holds all of the disk's requests until it is set to something else.
+The attribute user.DISK of the directory makes a disk fail: "read", "write" and "flush", or several of them, answer EIO;
+"hang" holds all of the disk's requests until it is set to something else.
 
 LOG is a sequence of records: kind (b"W", b"F"), disk (u8), offset (u64), length (u32), and the bytes of a write. Each
 is recorded before its answer, and nothing else happens between: so what was answered before a flush came stands before
@@ -78,10 +78,7 @@ class Disks(pyfuse3.Operations):
         return FileInfo(fh=FileHandleT(inode - 2))
 
     async def setxattr(self, inode: InodeT, name: XAttrNameT, value: bytes, ctx: RequestContext) -> None:
-        """An attribute `user.DISK` of the root tells how a disk fails.
-
-        Not one of the disk's file: the kernel keeps that locked during a flush, which may hang until it is told.
-        """
+        # Not on the disk's file: the kernel keeps that locked during a flush, which may hang until it is told.
         del inode, ctx
         async with self.told:
             self.faults[self.names.index(name.removeprefix(b"user."))] = value

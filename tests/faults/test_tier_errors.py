@@ -16,18 +16,13 @@ import pytest
 from keigo.control import socket_path
 from tests.conftest import World, write_config
 from tests.devices.disks import command, mounted
-from tests.faults.disks import NAMES, loops, recorder
+from tests.faults.disks import NAMES, fail, loops, recorder
 
 SIZE = 32 << 20
 DATA = bytes(range(256)) * 400
 LEVELS = "{fast: [wal, 0], mid: [1], slow: [2, 3, 4, 5, 6]}"
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root for loop devices")
-
-
-def fail(disk: Path, how: str) -> None:
-    """Have a recorded disk fail from now on, or, with an empty text, work again."""
-    os.setxattr(disk.parent, f"user.{disk.name}", how.encode())
 
 
 class Bed:
