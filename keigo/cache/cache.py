@@ -111,8 +111,8 @@ class Cache:
         """Of files that are not in the table any more, what was not added to the cache's counts yet."""
         self.damaged = 0
         """Chunks that were not what they had been."""
-        volume.rewritten = self.rewritten
-        volume.moved = self.moved
+        volume.hooks.rewritten = self.rewritten
+        volume.hooks.moved = self.moved
         self._recover()
 
     # --- mount ---
@@ -194,7 +194,7 @@ class Cache:
             if record is None or record.special or record.role not in IMMUTABLE or not record.links:
                 return None
             home = self.volume.tier_of(record)
-            known = self.volume.open_files.get(file)
+            known = self.volume.open_files.by_id.get(file)
             if home.index <= self.tier.index or (known is not None and known.writers):
                 return None
             return home
@@ -236,7 +236,7 @@ class Cache:
         record = self.volume.catalog.file(file)
         if record is None or (known is None and record.role not in IMMUTABLE):
             return
-        opened = self.volume.open_files.get(file)
+        opened = self.volume.open_files.by_id.get(file)
         if opened is None or not opened.writers:
             self._make_void(file, shadow)
 
@@ -413,7 +413,7 @@ class Cache:
         """Take a file out of the table that nobody has open, and that has neither heat nor shadow."""
         with self.volume.lock, self._lock:
             here = self._files.get(cached.file) is cached
-            if here and cached.shadow is None and cached.file not in self.volume.open_files:
+            if here and cached.shadow is None and cached.file not in self.volume.open_files.by_id:
                 self._count_gone(cached)
                 del self._files[cached.file]
 
@@ -464,7 +464,7 @@ class Cache:
 
     def close(self) -> None:
         """Make all of it durable; no reader is left and the filler has ended. What cannot be is not said to be."""
-        self.volume.rewritten = self.volume.moved = lambda _file: None
+        self.volume.hooks.rewritten = self.volume.hooks.moved = lambda _file: None
         shadows = []
         try:
             for cached, shadow, index in self.take_holes():

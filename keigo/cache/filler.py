@@ -303,7 +303,7 @@ class Filler:
     def plan(self) -> Plan:
         """What should be copied next, and what should make room for it."""
         now = clock.now()
-        if now < self._resting or self._volume.draining:
+        if now < self._resting or self._volume.evacuation.draining:
             return Plan((), ())
         self._limit = self.cache.capacity
         self._refused = {file: until for file, until in self._refused.items() if until > now}
