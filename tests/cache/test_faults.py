@@ -62,7 +62,7 @@ class Device:
 
     def fail(self, how: str) -> None:
         """`how`: read, write, both; or "" for none of them any more."""
-        os.setxattr(self.disk, "user.fault", how.encode())
+        os.setxattr(self.disk.parent, f"user.{self.disk.name}", how.encode())
 
     def shut_down(self) -> None:
         fd = os.open(self.world.tiers["fast"], os.O_RDONLY | os.O_DIRECTORY)

@@ -2,8 +2,8 @@
 
     python -m tests.faults.recorder DIRECTORY LOG SIZE NAME...
 
-The attribute user.fault of a disk makes it fail: "read", "write" and "flush", or several of them, answer EIO; "hang"
-holds all of the disk's requests until it is set to something else.
+The attribute user.NAME of DIRECTORY makes a disk fail: "read", "write" and "flush", or several of them, answer EIO;
+"hang" holds all of the disk's requests until it is set to something else.
 
 LOG is a sequence of records: kind (b"W", b"F"), disk (u8), offset (u64), length (u32), and the bytes of a write. Each
 is recorded before its answer, and nothing else happens between: so what was answered before a flush came stands before
