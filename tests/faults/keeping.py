@@ -32,10 +32,8 @@ def world(make_world: MakeWorld) -> Iterator[World]:
 
 def kept(world: World, failpoint: str = "") -> None:
     """Mount below a keeper; the first daemon dies at a failpoint."""
-    world.keigo(
-        "mount", world.directory, "-d", world.config, "--log-file", world.log_file, env={"KEIGO_FAILPOINT": failpoint}
-    )
-    pid = world.status()["pid"]
+    world.mount(module="keigo.keeper", env={"KEIGO_FAILPOINT": failpoint})
+    pid = world.pids.pop()
     world.pids += [keeper_of(pid), pid]
 
 

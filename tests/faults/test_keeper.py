@@ -271,8 +271,9 @@ def test_a_migration_that_was_cut_off_leaves_readers_alone(world: World) -> None
     assert world.tier_of("000003.sst") in world.tiers
 
 
-def test_a_restart_by_command(world: World) -> None:
-    kept(world)
+def test_mounted_and_restarted_by_commands(world: World) -> None:
+    world.keigo("mount", world.directory, "-d", world.config, "--log-file", world.log_file)
+    world.pids.append(world.status()["pid"])
     with (world.directory / "file").open("wb", buffering=0) as file:
         file.write(b"before")
         before = world.status()["pid"]
