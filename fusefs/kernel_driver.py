@@ -167,7 +167,7 @@ class KernelDriver:
         self._attach(path, source, allow_other=allow_other)
         if self._keeping:
             self._session = Session.new()
-            namespace.volume.sheltering = True
+            namespace.volume.orphans.sheltering = True
             self._prepare_orphans(namespace)
         self._wire(namespace)
 
@@ -185,7 +185,7 @@ class KernelDriver:
         self._namespace = namespace
         self._device, self._session, self._adopted = device, session, namespace.volume.catalog.next_id
         session.taken_over()
-        namespace.volume.sheltering = True
+        namespace.volume.orphans.sheltering = True
         namespace.owe = session.owe
         self._wire(namespace)
         kept = list(session.handles())
@@ -584,7 +584,7 @@ class KernelDriver:
             file = self._namespace.file_of(handle)
             direct = -1 if bypass else self._namespace.direct_of(handle)
             with self._namespace.volume.lock:  # a migration sets the tier under it, too
-                tier = self._namespace.volume.open_files[node].tier
+                tier = self._namespace.volume.open_files.by_id[node].tier
                 _datapath.set(handle, file.fd, direct, tier.index, node)
                 chunks = None if bypass else self._namespace.chunks_of(handle)
                 if chunks is not None:
@@ -595,7 +595,7 @@ class KernelDriver:
         if bypass:
             inode.passthrough += 1
             inode.stale = True
-            self._namespace.volume.pin_open(node, 1)
+            self._namespace.volume.open_files.pin(node, 1)
         else:
             inode.mediated += 1
 
@@ -627,7 +627,7 @@ class KernelDriver:
             inode.duplicated.discard(handle)
             if bypass:
                 inode.passthrough -= 1
-                self._namespace.volume.pin_open(node, -1)
+                self._namespace.volume.open_files.pin(node, -1)
                 if self._close_backing(inode) and self._namespace.role_of(handle) in IMMUTABLE:
                     written = self._namespace.file_of(handle)
             else:

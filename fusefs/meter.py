@@ -1,8 +1,8 @@
 """What goes to the tiers: counted where it passes through us, measured from outside where the kernel writes past us.
 
-A file that the kernel writes past us (`Volume.bypassed`) tells by its size alone what came to it. Asking for that may
-hang with its device (a tier on a network), so `Volume.lock` is not held meanwhile, and what was told counts only if
-nobody has taken note of the file since it was looked up; else it is asked again the next time.
+A file that the kernel writes past us (`OpenFiles.bypassed`) tells by its size alone what came to it. Asking for that
+may hang with its device (a tier on a network), so `Volume.lock` is not held meanwhile, and what was told counts only
+if nobody has taken note of the file since it was looked up; else it is asked again the next time.
 """
 
 from __future__ import annotations
@@ -15,9 +15,10 @@ from typing import Final
 
 from fusefs.handles import Handle
 from keigo.tiers.fds import Fd, start_write_back
-from keigo.tiers.tier import Tier
+from keigo.tiers.open_files import OpenFile
+from keigo.tiers.tier import Tier, space_of
 from keigo.tiers.traffic import Moved
-from keigo.tiers.volume import OpenFile, Volume, space_of
+from keigo.tiers.volume import Volume
 
 _WRITE_BACK: Final = 1 << 20  # bytes; less is left to the kernel's own pace
 
@@ -68,7 +69,10 @@ class Meter:
         with self._measuring:
             looks = self._look()
             with self._volume.lock:
-                more = [self._volume.measure(look.node, look.status) if self._holds(look) else 0 for look in looks]
+                more = [
+                    self._volume.open_files.measure(look.node, look.status) if self._holds(look) else 0
+                    for look in looks
+                ]
         for look, grown in zip(looks, more, strict=True):
             if grown >= _WRITE_BACK:
                 start_write_back(look.file.fd)
@@ -96,10 +100,10 @@ class Meter:
         """All files that the kernel writes past us, asked without the lock."""
         with self._volume.lock:
             found = []
-            for node in self._volume.bypassed:
+            for node in self._volume.open_files.bypassed:
                 handle = next(iter(self._handles.get(node, ())), None)
                 if handle is not None:
-                    known = self._volume.open_files[node]
+                    known = self._volume.open_files.by_id[node]
                     found.append((node, handle.file, known, known.space, known.revision))
         return [_Look(*look, os.fstat(look[1].fd)) for look in found]
 

@@ -29,6 +29,7 @@ from keigo.lsm.options import Engine
 from keigo.lsm.roles import IMMUTABLE, Role, role_of
 from keigo.lsm.threads import Job, job_of_thread
 from keigo.tiers.catalog import ROOT, Entry
+from keigo.tiers.creation import create
 from keigo.tiers.descriptors import TOO_MANY, is_among_last, leave_some
 from keigo.tiers.directories import fail
 from keigo.tiers.fds import Fd, fallocate, magic_link, open_direct, open_regular, set_times
@@ -146,7 +147,7 @@ class Namespace:
         """Has copies of what is read of slow tiers; None: nobody has."""
         self.io_priority: IoPriority | None = None
         """Lowers the I/O priority of threads that work in the background; None: all keep theirs."""
-        volume.reopen = self._reopen
+        volume.hooks.reopen = self._reopen
 
     # --- nodes ---
 
@@ -188,10 +189,10 @@ class Namespace:
             mtime, ctime = self.volume.dir_times(node)
             attributes = _attributes(node, status, status.st_nlink - self.volume.hidden_dirs(node))
             return replace(attributes, mtime_ns=mtime, ctime_ns=ctime)
-        if node in self.volume.orphans:
+        if node in self.volume.orphans.records:
             file = self._any_handle(node).file
             status = os.fstat(file.fd)
-            return _attributes(node, status, status.st_nlink - (node in self.volume.sheltered))
+            return _attributes(node, status, status.st_nlink - (node in self.volume.orphans.sheltered))
         status = self.volume.stat_file(node)
         return _attributes(node, status, status.st_nlink)
 
@@ -211,7 +212,7 @@ class Namespace:
             if removed is None:
                 raise fail(errno.ENOENT)
             return removed
-        if node in self.volume.orphans:
+        if node in self.volume.orphans.records:
             return self._any_handle(node).file
         directory, name = self.volume.locate(node)
         return Fd(os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory.fd))
@@ -270,13 +271,13 @@ class Namespace:
             file = open_regular(name, os.O_WRONLY, directory.fd)
         self._count_writes(node, file)
         os.ftruncate(file.fd, size)
-        self.volume.resized(node, os.fstat(file.fd))
+        self.volume.open_files.resized(node, os.fstat(file.fd))
 
     def _count_writes(self, node: int, file: Fd) -> None:
         """Before a file's size changes otherwise than by writes: count those that the kernel has done past us."""
         with self.volume.lock:
-            if node in self.volume.bypassed:
-                self.volume.measure(node, os.fstat(file.fd))
+            if node in self.volume.open_files.bypassed:
+                self.volume.open_files.measure(node, os.fstat(file.fd))
 
     @_of_node
     def readlink(self, node: int) -> bytes:
@@ -397,7 +398,7 @@ class Namespace:
         self, parent: int, name: bytes, mode: int, flags: int, caller: Caller, belief: Belief
     ) -> tuple[Attributes, int]:
         """A new file, opened. `Volume.lock` is held."""
-        node, file = self.volume.create(parent, name, mode, caller.uid, caller.gid, flags, caller.tid, belief)
+        node, file = create(self.volume, parent, name, mode, caller.uid, caller.gid, flags, caller.tid, belief)
         # The volume counts the creator as a writer, whatever its flags say: so does the handle.
         handle = self._add(node, file, os.O_RDWR | flags & ~os.O_ACCMODE)
         return _attributes(node, os.fstat(file.fd), 1), handle
@@ -419,10 +420,10 @@ class Namespace:
     def _open(self, node: int, flags: int) -> int:
         with self.volume.lock:
             leave_some(self.volume.primary.root.fd)  # before the open, which may cut the file
-            if node in self.volume.orphans:
+            if node in self.volume.orphans.records:
                 known = self._any_handle(node).file
                 file = Fd(os.open(magic_link(known.fd), flags & (os.O_ACCMODE | os.O_TRUNC) | os.O_CLOEXEC))
-                self.volume.opened(node, write=flags & os.O_ACCMODE != os.O_RDONLY)
+                self.volume.open_files.opened(node, write=flags & os.O_ACCMODE != os.O_RDONLY)
             else:
                 file = self.volume.open_file(node, flags)
             return self._add(node, file, flags)
@@ -486,7 +487,7 @@ class Namespace:
         if not handles:
             return
         directory, name = self.volume.locate(node)
-        home = self.volume.open_files[node].tier.index
+        home = self.volume.open_files.by_id[node].tier.index
         fresh = [
             Fd(os.open(name, h.flags & os.O_ACCMODE | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory.fd))
             for h in handles
@@ -620,7 +621,7 @@ class Namespace:
         """Write; returns how many bytes. ENOSPC when the volume or the device is full."""
         opened = self._handles[handle]
         file = opened.file
-        self.volume.grow(opened.node, offset, offset + len(data))
+        self.volume.open_files.grow(opened.node, offset, offset + len(data))
         view = memoryview(data)
         done = 0
         flow = self._traffic_of(opened).writes
@@ -687,7 +688,7 @@ class Namespace:
         opened = self._handles[handle]
         self._count_writes(opened.node, opened.file)
         fallocate(opened.file.fd, mode, offset, length)
-        self.volume.resized(opened.node, os.fstat(opened.file.fd))
+        self.volume.open_files.resized(opened.node, os.fstat(opened.file.fd))
 
     def lseek(self, handle: int, offset: int, whence: int) -> int:
         """Find data or a hole (SEEK_DATA, SEEK_HOLE) from an offset on."""
@@ -698,14 +699,14 @@ class Namespace:
     def copy_file_range(self, source: int, offset: int, target: int, target_offset: int, length: int) -> int:
         """Copy between two open files; returns how many bytes, at most what one call of the kernel's copies."""
         opened, into = self._handles[source], self._handles[target]
-        self.volume.grow(into.node, target_offset, target_offset + length)
+        self.volume.open_files.grow(into.node, target_offset, target_offset + length)
         try:
             done = os.copy_file_range(opened.file.fd, into.file.fd, length, offset, target_offset)
             self._traffic_of(opened).reads.add(done, 1)
             self._traffic_of(into).writes.add(done, 1)
             return done
         finally:
-            self.volume.resized(into.node, os.fstat(into.file.fd))
+            self.volume.open_files.resized(into.node, os.fstat(into.file.fd))
             if into.role in _FOLLOWED:
                 self.observer.wrote(into.node)
 
@@ -725,7 +726,7 @@ class Namespace:
             if reuse:
                 self._free_numbers.append(handle)
         # The descriptor is closed on return, without the lock: for an unlinked file that frees its blocks.
-        self.volume.close_file(opened.node, opened.file, write=opened.writes)
+        self.volume.open_files.close(opened.node, opened.file, write=opened.writes)
 
     # --- directories ---
 
@@ -791,7 +792,7 @@ class Namespace:
 
     def _tier_of(self, opened: Handle) -> Tier:
         """The tier that holds an open file."""
-        return self.volume.open_files[opened.node].tier
+        return self.volume.open_files.by_id[opened.node].tier
 
     def _traffic_of(self, opened: Handle) -> Traffic:
         return self._tier_of(opened).traffic

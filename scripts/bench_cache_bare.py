@@ -22,7 +22,7 @@ from typing import Final
 import numpy as np
 
 from keigo.cache._chunks import Chunks
-from keigo.cache.cache import CachedFile, attach_shadow
+from keigo.cache.cached_file import CachedFile, attach_shadow
 from keigo.cache.plan import Candidate, plan
 from keigo.cache.shadow import Home, Shadow
 from keigo.tiers.fds import Fd

@@ -103,7 +103,7 @@ def sample_all(service: Service, driver: str, directory: Path, memory: Path, num
             spent = cost(monitor, 200)
             if len(asked) != 210:
                 raise SystemExit(f"{len(asked)} of 210 samples looked at the files: what was measured is nothing")
-            report(f"{driver}, a tier in memory, {len(service.volume.open_files)} files open", spent, 10)
+            report(f"{driver}, a tier in memory, {len(service.volume.open_files.by_id)} files open", spent, 10)
 
 
 def main() -> None:

@@ -83,10 +83,13 @@ class World:
     def log(self) -> str:
         return self.log_file.read_text() if self.log_file.exists() else ""
 
-    def mount(self, *args: str, env: Mapping[str, str] | None = None) -> None:
-        """Start the daemon as `keigo mount` does, without the process that would wait for it."""
+    def mount(self, *args: str, env: Mapping[str, str] | None = None, module: str = "keigo") -> None:
+        """Start the daemon as `keigo mount` does, without the process that would wait for it.
+
+        `module` is what is run; `keigo.keeper` starts the daemon below itself.
+        """
         told, tell = os.pipe()
-        command = [sys.executable, "-m", "keigo", "mount", str(self.directory), "-d", str(self.config)]
+        command = [sys.executable, "-m", module, "mount", str(self.directory), "-d", str(self.config)]
         command += ["--driver", self.driver, *args, "--foreground", "--ready-fd", str(tell)]
         with os.fdopen(told, "rb") as pipe, self.log_file.open("ab") as log:
             try:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from keigo.cache.cache import Cache, Counts, cached_size
+from keigo.cache.cache import Cache
+from keigo.cache.cached_file import Counts, cached_size
 
 if TYPE_CHECKING:
     from keigo.cache.filler import Filler
@@ -19,7 +20,7 @@ def cache_facts(filler: Filler) -> dict[str, Any]:
         "tier": cache.tier.name,
         "capacity": cache.capacity,
         "chunk": 1 << cache.shift,
-        "used": cache.used,
+        "used": cache.shadows.used,
         "files": sum(cached.shadow is not None for cached in files),
         "chunks": sum(cached.chunks.cached for cached in files),
         "unverified": sum(int.from_bytes(cached.chunks.doubtful(), "little").bit_count() for cached in files),

@@ -21,7 +21,7 @@ def explain(volume: Volume, name: str, held: Callable[[int], str | None]) -> dic
             return None
         file, record = found
         path = volume.path(*record.links[0])
-        known = volume.open_files.get(file)
+        known = volume.open_files.by_id.get(file)
         pinned = volume.pins.tier_for(path)
     placing = volume.placing
     tiers = placing.tier_states()

@@ -28,7 +28,7 @@ def trees_of(volume: Volume, observer: Observer) -> dict[str, Any]:
         for file, record in volume.catalog.files():
             if record.role not in IMMUTABLE:
                 continue
-            known = volume.open_files.get(file)
+            known = volume.open_files.by_id.get(file)
             size = record.size if known is None else known.size
             for directory, _ in record.links:
                 key = (record.family or "", record.role.value, record.level)

@@ -25,10 +25,10 @@ def status_of(volume: Volume, loads: Sequence[Load]) -> dict[str, Any]:
                 "pressure": asdict(placing.pressure),
                 "profiled": list(placing.profiled),
             },
-            "draining": volume.draining,
-            "leaving": None if volume.leaving is None else volume.leaving.name,
-            "guards": len(volume.guarded),
-            "open_files": len(volume.open_files),
+            "draining": volume.evacuation.draining,
+            "leaving": None if volume.evacuation.leaving is None else volume.evacuation.leaving.name,
+            "guards": len(volume.guards.guarded),
+            "open_files": len(volume.open_files.by_id),
             "passthrough_readers": _pinned_readers(volume),
             "tiers": [
                 {
@@ -53,7 +53,7 @@ def status_of(volume: Volume, loads: Sequence[Load]) -> dict[str, Any]:
 
 def _pinned_readers(volume: Volume) -> int:
     """SST and blob files that nobody writes any more and that cannot move: a reader is past us since then."""
-    idle = [file for file, known in volume.open_files.items() if known.pinned and not known.writers]
+    idle = [file for file, known in volume.open_files.by_id.items() if known.pinned and not known.writers]
     return sum(volume.record(file).role in IMMUTABLE for file in idle)
 
 
@@ -71,7 +71,7 @@ def file_rows(
         for file, record in volume.catalog.files():
             if record.special:
                 continue
-            known = volume.open_files.get(file)
+            known = volume.open_files.by_id.get(file)
             for link in record.links:
                 rows.append(
                     {

@@ -25,7 +25,7 @@ def tier_of(request: Mapping[str, Any], volume: Volume) -> str:
     name = text_of(request, "tier")
     if name not in volume.by_name:
         raise ControlError(f"{name}: no such tier (tiers: {', '.join(volume.by_name)})")
-    leaving = volume.leaving
+    leaving = volume.evacuation.leaving
     if leaving is not None and leaving.name == name:
         raise ControlError(f"tier {name} is being removed")
     return name

@@ -45,7 +45,7 @@ class CacheRequests:
 
 
 def _warm(filler: Filler, files: Sequence[int], progress: Progress) -> Any:  # noqa: ANN401
-    from keigo.cache.filler import Warm  # who has a filler has loaded it
+    from keigo.cache.warming import Warm  # who has a filler has loaded it
 
     slow = [file for file in files if filler.cache.takes(file)]
     if not slow:
@@ -62,7 +62,7 @@ def _warm(filler: Filler, files: Sequence[int], progress: Progress) -> Any:  # n
     def told(size: int) -> None:
         copied[0] += size
 
-    filler.warm(Warm(deque(slow), done, told))
+    filler.warming.submit(Warm(deque(slow), done, told))
     while not ended.wait(_TELL_EVERY):
         progress({"done": copied[0], "of": total})
     return {"files": len(slow), "cached": filler.cache.cached_bytes_of(slow), "of": total, "why": outcome[0]}

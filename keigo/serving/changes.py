@@ -59,7 +59,7 @@ class Changes:
 
     def _drain(self, _request: Mapping[str, Any], progress: Progress) -> Any:  # noqa: ANN401
         with self._deciding:
-            if self._volume.leaving is not None:
+            if self._volume.evacuation.leaving is not None:
                 refuse_change(self._volume)
             if self._drainer is None or self._drainer.finished:
                 self._drainer = Drainer(self._volume, self._mover)
@@ -69,7 +69,7 @@ class Changes:
         try:
             return drainer.follow(progress)
         except ControlError:
-            if not self._volume.draining:
+            if not self._volume.evacuation.draining:
                 self._note(draining=False)
             raise
 

@@ -49,7 +49,7 @@ class Drainer:
 
     def start(self) -> None:
         """Begin."""
-        self._volume.draining = True
+        self._volume.evacuation.draining = True
         self._thread.start()
 
     def _run(self) -> None:
@@ -83,18 +83,18 @@ class Drainer:
                 volume.idle.wait()
             if elsewhere(volume):
                 return False
-            volume.remove_guards()
+            volume.guards.remove_all()
             return True
 
     def _resume(self) -> None:
         """After a failure let files leave again, once every database has its guard: new ones have had none."""
         volume = self._volume
         with volume.lock:
-            volume.draining = False
+            volume.evacuation.draining = False
             try:
                 guard_databases(volume)
             except OSError as error:
-                volume.draining = True
+                volume.evacuation.draining = True
                 self._error = f"{self._error}; new files stay in place, for a guard cannot be set: {error}"
 
     def follow(self, progress: Progress) -> dict[str, Any]:
@@ -121,14 +121,15 @@ def drain_offline(volume: Volume, report: Callable[[str], None]) -> int:
     Raises ControlError where something could not be moved; what was moved stays moved, and the guards stand.
     """
     refuse_drain(volume)
-    volume.draining = True
+    volume.evacuation.draining = True
     mover = Mover(volume, None)
     moved = len(elsewhere(volume))
     failures = mover.run_all(report)
     if failures or elsewhere(volume):
         raise ControlError("; ".join(failures[:3]) or "files are still on other tiers")
     try:
-        volume.remove_guards()
+        with volume.lock:
+            volume.guards.remove_all()
     except OSError as error:
         raise ControlError(f"a guard cannot be removed: {os.strerror(error.errno or 0)}") from error
     return moved

@@ -49,7 +49,8 @@ class Leaver:
 
     def begin(self) -> None:
         """From now on no file comes to the tier."""
-        self._volume.leave(self._tier)
+        with self._volume.lock:
+            self._volume.evacuation.leaving = self._tier
 
     def is_empty(self) -> bool:
         """Whether no file is on the tier and none can come. Raises ControlError where it does not leave any more."""
@@ -83,13 +84,13 @@ class Leaver:
         """Use the tier again, once every database has its guard; returns what stands against it, if anything does."""
         volume = self._volume
         with volume.lock:
-            volume.leave(None)
-            if not volume.guards or self._mover.stopping:
+            volume.evacuation.leaving = None
+            if not volume.guards.needed or self._mover.stopping:
                 return None  # the next mount sets them
             try:
                 guard_databases(volume)
             except OSError as error:
-                volume.draining = True
+                volume.evacuation.draining = True
                 return f"new files go to tier {volume.primary.name} alone, for a guard cannot be set: {error}"
         self._mover.poke()
         return None
@@ -102,7 +103,7 @@ class Leaver:
     def _check(self) -> None:
         if self._mover.stopping:
             raise ControlError("the volume is being closed")
-        if self._volume.leaving is not self._tier:
+        if self._volume.evacuation.leaving is not self._tier:
             raise ControlError(f"tier {self._tier.name} stays: no other has room for new files")
 
     def _move(self, files: Sequence[Staying], left: Sequence[Staying], progress: Progress) -> dict[int, str]:
@@ -127,7 +128,7 @@ class Leaver:
     def _targets(self, files: Sequence[Staying]) -> list[str]:
         """Where each goes: the next slower tier with room, else a faster one. Raises ControlError where none has."""
         volume = self._volume
-        if len(volume.staying) == 1:
+        if len(volume.evacuation.staying) == 1:
             return [volume.primary.name] * len(files)
         targets = []
         states = volume.placing.well(volume.placing.tier_states())

@@ -57,12 +57,12 @@ class Moves:
 
     def _migrate(self, request: Mapping[str, Any], progress: Progress) -> Any:  # noqa: ANN401
         pattern, tier = text_of(request, "pattern"), tier_of(request, self.volume)
-        if self.volume.draining and tier != self.volume.primary.name:
+        if self.volume.evacuation.draining and tier != self.volume.primary.name:
             raise ControlError("the volume is drained: nothing leaves the data directory until it is mounted again")
         found = matching(self.volume, pattern)
         if not found:
             raise ControlError(f"{pattern}: no file matches")
-        self.volume.wait_released([file for file, _, role in found if role in IMMUTABLE], _CLOSE_WAIT)
+        self.volume.open_files.wait_released([file for file, _, role in found if role in IMMUTABLE], _CLOSE_WAIT)
         waiting = threading.Semaphore(0)
         outcome: dict[str, str | None] = {}
         for file, path, role in found:

@@ -279,7 +279,7 @@ class Service:
         views = self._views()
         self.control.start(self._operations(views, changes))
         self._end_metrics = self._serve_metrics(views)
-        if self.volume.draining:
+        if self.volume.evacuation.draining:
             changes.drain_on()
         self.succession.serving()
         ready(self.findings)
@@ -399,7 +399,7 @@ class Service:
         if self.filler is not None:
             self.filler.cache.close()
         forget_mount(self.volume)
-        if self.volume.draining and not self.volume.guarded and not elsewhere(self.volume):
+        if self.volume.evacuation.draining and not self.volume.guards.guarded and not elsewhere(self.volume):
             self._left = dissolve(self.volume)
         else:
             self.volume.close()

@@ -63,10 +63,10 @@ def check_add(
 
 def refuse_change(volume: Volume) -> None:
     """Raise ControlError where tiers cannot be changed now: another change of what is where is under way."""
-    if volume.draining:
+    if volume.evacuation.draining:
         raise ControlError("the volume is drained: nothing leaves the data directory until it is mounted again")
-    if volume.leaving is not None:
-        raise ControlError(f"tier {volume.leaving.name} is being removed")
+    if volume.evacuation.leaving is not None:
+        raise ControlError(f"tier {volume.evacuation.leaving.name} is being removed")
 
 
 def _text_of(config: Config, mountpoint: Path) -> str:

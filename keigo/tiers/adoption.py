@@ -12,11 +12,11 @@ from collections.abc import Collection
 from dataclasses import dataclass
 
 from keigo.tiers import orphans
-from keigo.tiers.catalog import Entry, FileRecord
+from keigo.tiers.catalog import Entry
 from keigo.tiers.fds import lstat_or_none
 from keigo.tiers.rename import Name
 from keigo.tiers.tier import Tier
-from keigo.tiers.volume import Volume, space_of
+from keigo.tiers.volume import Volume
 
 log = logging.getLogger(__name__)
 
@@ -140,16 +140,12 @@ def adopt_orphans(volume: Volume) -> None:
                 if volume.catalog.file(file) is not None:
                     orphans.drop(tier, file)  # its name was not removed, or is about to be: then it is kept again
                     continue
-                size, space = status.st_size, space_of(status)
-                volume.orphans[file] = FileRecord(tier.name, [], size=size, space=space, mtime_ns=status.st_mtime_ns)
-                volume.sheltered.add(file)
-                tier.charge(space, 1)
+                volume.orphans.adopt(file, tier, status)
 
 
 def drop_unused_orphans(volume: Volume) -> None:
     """Let go of orphans that nobody has open, once all handles are restored."""
     with volume.lock:
-        for file in [file for file in volume.orphans if file not in volume.open_files]:
-            record = volume.orphans.pop(file)
-            volume.tier_of(record).charge(-record.space, -1)
-            volume.unshelter(file, volume.tier_of(record))
+        for file, record in list(volume.orphans.records.items()):
+            if file not in volume.open_files.by_id:
+                volume.orphans.let_go(file, volume.tier_of(record))

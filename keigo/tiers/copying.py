@@ -21,11 +21,14 @@ from keigo.placement.budget import CHUNKS
 from keigo.tiers.fds import Fd, copy_attributes
 from keigo.tiers.intents import Ident
 from keigo.tiers.pace import Pace
-from keigo.tiers.tier import Tier
+from keigo.tiers.tier import Tier, space_of
 from keigo.tiers.uncached import Buffer, Uncached
-from keigo.tiers.volume import CancelledError, space_of
 
 _CHUNK: Final = CHUNKS[0]
+
+
+class CancelledError(Exception):
+    """A migration was overtaken by a change of its file."""
 
 
 class DamagedError(Exception):

@@ -48,10 +48,9 @@ def files_on(volume: Volume, tier: Tier) -> list[Staying]:
         for file, record in volume.catalog.files():
             if record.special or record.home != tier.name or _is_beside_guard(volume, record):
                 continue
-            known = volume.open_files.get(file)
-            held = known is not None and (known.writers > 0 or known.pinned > 0)
+            held = volume.open_files.is_held(file)
             found.append(Staying(file, shown(volume.path(*record.links[0])), record.size, held))
-        for file, record in volume.orphans.items():
+        for file, record in volume.orphans.records.items():
             if record.home == tier.name:
                 found.append(Staying(file, "(a deleted file)", record.size, held=True))
     return found
@@ -59,7 +58,7 @@ def files_on(volume: Volume, tier: Tier) -> list[Staying]:
 
 def _is_beside_guard(volume: Volume, record: FileRecord) -> bool:
     return record.role is Role.LOCK and any(
-        name == guard.LOCK and directory in volume.guarded for directory, name in record.links
+        name == guard.LOCK and directory in volume.guards.guarded for directory, name in record.links
     )
 
 
@@ -84,9 +83,9 @@ def take_out(volume: Volume, tier: Tier) -> Membership:
     may be gone. A mirror that is missing is made again where it is needed.
     """
     _check_intents(volume, tier)
-    if len(volume.staying) == 1:
+    if len(volume.evacuation.staying) == 1:
         locks_on(volume, tier)
-        volume.remove_guards()
+        volume.guards.remove_all()
     else:
         for directory, file in locks_on(volume, tier):
             _move_lock(volume, directory, file)
@@ -137,7 +136,7 @@ def _move_lock(volume: Volume, directory: int, file: int) -> None:
     """Copy a LOCK, which a database may have open, to the fastest tier that stays and is not the primary one."""
     record = volume.record(file)
     home = volume.tier_of(record)
-    target = next(tier for tier in volume.staying if tier is not volume.primary)
+    target = volume.guards.lock_tier
     here, there = volume.directories.at(directory, home), volume.directories.make(directory, target)
     if lstat_or_none(guard.LOCK, there.fd) is not None:
         os.unlink(guard.LOCK, dir_fd=there.fd)
@@ -148,10 +147,10 @@ def _move_lock(volume: Volume, directory: int, file: int) -> None:
     target.charge(record.space, 1)
     record.home = target.name
     volume.catalog.put_file(file, record)
-    known = volume.open_files.get(file)
+    known = volume.open_files.by_id.get(file)
     if known is not None:
         known.tier = target
-    volume.reopen(file)
+    volume.hooks.reopen(file)
     os.unlink(guard.LOCK, dir_fd=here.fd)
 
 

@@ -17,6 +17,8 @@ RENAME_EXCHANGE: Final = 2
 UTIME_OMIT: Final = (1 << 30) - 2
 
 O_DIR: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+KEEP_FLAGS: Final = os.O_SYNC | os.O_DSYNC
+"""Of the flags with which an application opens a file, those that count on the tier, too."""
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -99,6 +101,20 @@ def copy_attributes(source: Fd, target: Fd, status: os.stat_result) -> None:
         os.setxattr(target.fd, name, os.getxattr(source.fd, name))
     os.fchmod(target.fd, stat.S_IMODE(status.st_mode))
     os.utime(target.fd, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+
+def own(fd: int, parent: os.stat_result, mode: int, uid: int, gid: int, *, is_dir: bool) -> None:
+    """Give a new object its owner and mode: the caller's, and a setgid directory's group, as on ext4.
+
+    Raises OSError.
+    """
+    if parent.st_mode & stat.S_ISGID:
+        gid = parent.st_gid
+        if is_dir:
+            mode |= stat.S_ISGID
+    if (uid, gid) != (os.geteuid(), os.getegid()) or parent.st_mode & stat.S_ISGID:
+        os.fchown(fd, uid, gid)
+    os.fchmod(fd, mode & 0o7777)
 
 
 def magic_link(fd: int) -> bytes:

@@ -26,13 +26,13 @@ import msgspec
 
 from keigo import clock, failpoints
 from keigo.tiers.catalog import FileRecord
-from keigo.tiers.copying import Copy, DamagedError, copy
+from keigo.tiers.copying import CancelledError, Copy, DamagedError, copy
 from keigo.tiers.directories import shown
 from keigo.tiers.fds import Fd, lstat_or_none
 from keigo.tiers.intents import Ident, Intent, Step, run, sync
 from keigo.tiers.pace import Pace
-from keigo.tiers.tier import Tier
-from keigo.tiers.volume import CancelledError, Volume, space_of
+from keigo.tiers.tier import Tier, space_of
+from keigo.tiers.volume import Volume
 
 log = logging.getLogger(__name__)
 
@@ -100,11 +100,11 @@ def _begin(volume: Volume, file: int, target: Tier) -> tuple[FileRecord, Fd, os.
         raise CancelledError
     if record.home == target.name:
         raise NotMovableError(f"is on {target.name} already")
-    if target is volume.leaving:
+    if target is volume.evacuation.leaving:
         raise NotMovableError(f"tier {target.name} is being removed")
     if file in volume.cancelled:
         raise NotMovableError("is being moved already")
-    known = volume.open_files.get(file)
+    known = volume.open_files.by_id.get(file)
     if known is not None and known.writers:
         raise NotMovableError("is open for writing")
     if known is not None and known.pinned:
@@ -164,7 +164,7 @@ def _land(
         now = os.fstat(source.fd)
         if (now.st_size, now.st_mtime_ns, now.st_ino) != (before.st_size, before.st_mtime_ns, before.st_ino):
             raise CancelledError
-        if target is volume.leaving:
+        if target is volume.evacuation.leaving:
             raise CancelledError  # it was not when the copy began
         paths = [volume.path(*link) for link in record.links]
         directories = [volume.directories.make(directory, target) for directory, _ in record.links]
@@ -217,17 +217,17 @@ def _switch(volume: Volume, file: int, target: Tier, made: Copy, reason: str) ->
     record.size, record.mtime_ns, record.space = made.ident.size, made.ident.mtime_ns, made.space
     record.moved = clock.now()
     volume.catalog.put_file(file, record)
-    known = volume.open_files.get(file)
+    known = volume.open_files.by_id.get(file)
     if known is not None:
         known.tier, known.size, known.space = target, record.size, record.space
     try:
-        volume.reopen(file)
+        volume.hooks.reopen(file)
     except OSError:
         if known is not None:
             known.tier, known.size, known.space = volume.by_name[old.home], old.size, old.space
         volume.catalog.put_file(file, old)
         raise
-    volume.moved(file)
+    volume.hooks.moved(file)
 
 
 def _undo(volume: Volume, key: str, undo: Intent) -> None:

@@ -29,11 +29,11 @@ from keigo.lsm.roles import Role
 from keigo.placement.budget import Budget, budget, paused_by
 from keigo.placement.policy import Move
 from keigo.tiers.bounces import Bounces
-from keigo.tiers.copying import DamagedError
+from keigo.tiers.copying import CancelledError, DamagedError
 from keigo.tiers.directories import shown
 from keigo.tiers.migration import ForeignLinksError, NotMovableError, migrate
 from keigo.tiers.pace import OthersUse, Pace, Stage
-from keigo.tiers.volume import CancelledError, Volume
+from keigo.tiers.volume import Volume
 
 log = logging.getLogger(__name__)
 
@@ -114,7 +114,7 @@ class Mover:
         self._plan_cost = 0.0
         self._moved = 0
         self._thread = threading.Thread(target=self._run, name="keigo-mover", daemon=True)
-        volume.file_closed = self.poke
+        volume.hooks.file_closed = self.poke
 
     # --- life ---
 
@@ -236,7 +236,7 @@ class Mover:
 
     def _take(self, now: float) -> Request | None:
         """What is to be done now, of what is queued. `_wake` is held."""
-        queue, draining = self._queue, self.volume.draining
+        queue, draining = self._queue, self.volume.evacuation.draining
         if queue.asked:
             return queue.asked.popleft()
         if queue.planned and ((queue.planned[0].source is None) is not draining or self._is_stale(now)):
@@ -254,7 +254,8 @@ class Mover:
 
     def _is_stale(self, now: float) -> bool:
         """Whether the rest of the plan is too old to be carried out. `_wake` is held."""
-        return not self.volume.draining and now - self._queue.planned_at > max(_STALE, _PLAN_SHARE * self._plan_cost)
+        age = now - self._queue.planned_at
+        return not self.volume.evacuation.draining and age > max(_STALE, _PLAN_SHARE * self._plan_cost)
 
     def _due(self) -> float | None:
         """Seconds until the next plan; None: nothing calls for one. `_wake` is held."""
@@ -272,8 +273,8 @@ class Mover:
         now = time.monotonic()
         for file in [file for file, (until, _) in self._refused.items() if until <= now]:
             del self._refused[file]
-        view = placing.view(clock.now(), frozenset(() if volume.draining else self._refused))
-        if volume.draining:
+        view = placing.view(clock.now(), frozenset(() if volume.evacuation.draining else self._refused))
+        if volume.evacuation.draining:
             primary = volume.primary
             return [
                 Request(state.id, primary.name, "drained")
@@ -282,7 +283,7 @@ class Mover:
             ]
         placing.priced(placing.policy.prices(view, placing.tier_states()), now)
         states = placing.tier_states()
-        ill = {tier.index for tier in volume.tiers if tier.health.is_degraded or tier is volume.leaving}
+        ill = {tier.index for tier in volume.tiers if tier.health.is_degraded or tier is volume.evacuation.leaving}
         moves = [move for move in placing.policy.plan(view, states) if not {move.source, move.target} & ill]
         chosen = self._first(moves, [tier.room for tier in states])
         return [self._request(move) for move in chosen]
@@ -308,7 +309,7 @@ class Mover:
         if role is not Role.LOCK:
             return False
         record = self.volume.catalog_file(file)
-        return record is not None and any(directory in self.volume.guarded for directory, _ in record.links)
+        return record is not None and any(directory in self.volume.guards.guarded for directory, _ in record.links)
 
     # --- one move ---
 
@@ -336,7 +337,7 @@ class Mover:
             except NotMovableError as error:
                 if request.keep:
                     volume.keep(request.file, target.name)  # it may be there already
-                if isinstance(error, ForeignLinksError) and volume.draining:
+                if isinstance(error, ForeignLinksError) and volume.evacuation.draining:
                     return self._failed(request, str(error))  # it would never end
                 if request.source is not None and not isinstance(error, _MakeWayError):
                     self._refuse(request.file, _RETRY_AFTER, str(error))
@@ -384,7 +385,7 @@ class Mover:
             return f"tier {target.name} has no room any more"
         if request.urgent:
             return None
-        if request.file in volume.doomed():
+        if request.file in volume.hooks.doomed():
             return _COMPACTED
         if target.health.is_degraded:
             return f"tier {target.name} is degraded"
@@ -406,7 +407,7 @@ class Mover:
 
     def held(self, file: int) -> str | None:
         """Why a file that a plan may want to move does not move now, but for what `Volume` knows; None: nothing."""
-        if file in self.volume.doomed():
+        if file in self.volume.hooks.doomed():
             return _COMPACTED
         _, why = self._refused.get(file, (0.0, None))
         if why is not None:
@@ -420,7 +421,7 @@ class Mover:
         if self._stopping or self._paused:
             raise _MakeWayError("the volume is being closed")
         if not request.urgent:
-            if request.file in self.volume.doomed():
+            if request.file in self.volume.hooks.doomed():
                 raise NotMovableError(_COMPACTED)
             self._make_way()
         placing = self.volume.placing
@@ -431,7 +432,7 @@ class Mover:
 
     def _make_way(self) -> None:
         """End a copy that may take its time where somebody waits for another one. Raises _MakeWayError."""
-        if self.volume.draining:
+        if self.volume.evacuation.draining:
             raise _MakeWayError("the volume is being drained")
         with self._wake:
             if self._queue.asked:
@@ -462,9 +463,9 @@ def elsewhere(volume: Volume) -> list[tuple[str, int, bool]]:
         for file, record in volume.catalog.files():
             if record.special or record.home == volume.primary.name:
                 continue
-            if record.role is Role.LOCK and any(directory in volume.guarded for directory, _ in record.links):
+            if record.role is Role.LOCK and any(directory in volume.guards.guarded for directory, _ in record.links):
                 continue
-            known = volume.open_files.get(file)
+            known = volume.open_files.by_id.get(file)
             path = shown(volume.path(*record.links[0]))
             found.append((path, record.size, known is not None and known.writers > 0))
     return found

@@ -58,7 +58,7 @@ class Observer:
         """What there was of databases that are gone."""
         self._stopping = False
         self._thread = threading.Thread(target=self._run, name="keigo-observer", daemon=True)
-        volume.doomed = self.doomed
+        volume.hooks.doomed = self.doomed
 
     # --- life ---
 
@@ -298,7 +298,7 @@ class Observer:
                         if file is not None:
                             moved = self.volume.set_level(file, truth.level, truth.family) or moved
         if moved:
-            self.volume.file_closed()
+            self.volume.hooks.file_closed()
 
     def _file_of(self, directory: int, number: int, suffixes: tuple[bytes, ...]) -> int | None:
         for suffix in suffixes:

@@ -92,7 +92,7 @@ def open_volume(
         pins = Pins(primary.state, config.pins)
         volume = Volume(config.volume, tiers, catalog, intents, policy, pins)
         if left is not None:
-            volume.draining = left.draining
+            volume.evacuation.draining = left.draining
             adoption.settle(volume, left.renames, left.links)
         findings = reconcile(volume, apply=apply)
         if left is not None:
@@ -206,7 +206,7 @@ def dissolve(volume: Volume) -> list[str]:
         for _, record in volume.catalog.files():
             if record.home != primary.name:
                 raise TierError(f"tier {record.home}: still holds {shown(volume.path(*record.links[0]))}")
-        if volume.guarded:
+        if volume.guards.guarded:
             raise TierError("a guard is still in place")
         volume.intents.finish(volume.roots)
         volume.close_tables()

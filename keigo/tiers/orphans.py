@@ -1,23 +1,70 @@
-"""Names for files that are open and have none any more, so that the next daemon of the mount finds them.
+"""Files that are open and have no name any more, and names of ours for them, by which the next daemon finds them.
 
     ROOT of the tier/.keigo/orphans/ID    a hard link to the file, from before its last name goes until its last close
 
-Only a mount that a keeper watches over needs them. They are not durable and need not be: after a crash of the
+Only a mount that a keeper watches over needs such links. They are not durable and need not be: after a crash of the
 machine nobody has the file open.
+
+Threads: `Volume.lock` guards `Orphans`; its callers hold it.
 """
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Final
 
+from keigo.tiers.catalog import FileRecord
+from keigo.tiers.directories import shown
 from keigo.tiers.fds import Fd, open_dir, open_regular
-from keigo.tiers.tier import Tier
+from keigo.tiers.tier import Tier, space_of
+
+log = logging.getLogger(__name__)
 
 ORPHANS: Final = b"orphans"
 _REMOVED: Final = b"removed"
+
+
+class Orphans:
+    """The files of a volume that are open and have no name."""
+
+    def __init__(self, by_name: Mapping[str, Tier]) -> None:
+        self._by_name = by_name
+        self.records: dict[int, FileRecord] = {}
+        self.sheltering = False
+        """Whether files that are open get a name of ours when they lose their last: there may be a next daemon."""
+        self.sheltered: set[int] = set()
+        """Files that have one."""
+
+    def shelter(self, file: int, tier: Tier, parent: Fd, name: bytes) -> None:
+        """Before an open file on a tier loses its last name: give it one of ours."""
+        try:
+            keep(tier, parent, name, file)
+        except OSError as error:  # the name must go all the same: a full device is to be emptied by it
+            log.warning("%s: open, and would not outlive this daemon: %s", shown(name), error.strerror)
+        else:
+            self.sheltered.add(file)
+
+    def adopt(self, file: int, tier: Tier, status: os.stat_result) -> None:
+        """Take up a file that an earlier daemon has sheltered."""
+        size, space = status.st_size, space_of(status)
+        self.records[file] = FileRecord(tier.name, [], size=size, space=space, mtime_ns=status.st_mtime_ns)
+        self.sheltered.add(file)
+        tier.charge(space, 1)
+
+    def let_go(self, file: int, tier: Tier) -> None:
+        """Nobody has a file of a tier open any more: if it has no name, it is gone."""
+        if file in self.sheltered:
+            self.sheltered.discard(file)
+            try:
+                drop(tier, file)
+            except OSError as error:  # the next mount empties the directory
+                log.error("a removed file keeps its room on tier %s: %s", tier.name, error.strerror)
+        record = self.records.pop(file, None)
+        if record is not None:
+            self._by_name[record.home].charge(-record.space, -1)
 
 
 def directory(tier: Tier) -> Fd:

@@ -30,6 +30,7 @@ from keigo.placement.policy import Choice, Context, Group, NoRoom, Policy, TierS
 from keigo.placement.rates import Rates, rates_of
 from keigo.placement.view import View
 from keigo.tiers.catalog import Catalog, FileRecord
+from keigo.tiers.evacuation import Evacuation
 from keigo.tiers.flow import Flow
 from keigo.tiers.pins import Pins
 from keigo.tiers.tier import Tier
@@ -58,6 +59,7 @@ class Placing:
         policy: Policy,
         pins: Pins,
         catalog: Catalog,
+        evacuation: Evacuation,
         *,
         lock: threading.RLock,
         path: Callable[[int, bytes], bytes],
@@ -71,14 +73,13 @@ class Placing:
         self._by_name = {tier.name: tier.index for tier in tiers}
         self._pins = pins
         self._catalog = catalog
+        self._evacuation = evacuation
         self._lock = lock
         self._path = path
         self._is_written = is_written
         self.policy = policy
         self.index = FileIndex(is_movable)
         self.history = History()
-        self.leaving: int | None = None
-        """A tier to which no file may come."""
         self.prices: tuple[float, ...] = (0.0,) * len(tiers)
         self._priced = 0.0
         self.loads: tuple[Load, ...] = ()
@@ -237,8 +238,9 @@ class Placing:
 
     def well(self, states: list[TierState]) -> list[TierState]:
         """The tiers for files that come: one that leaves has no room, nor have degraded ones where another has."""
-        if (leaving := self.leaving) is not None:
-            states[leaving] = replace(states[leaving], room=min(0, states[leaving].room))
+        if (leaving := self._evacuation.leaving) is not None:
+            state = states[leaving.index]
+            states[leaving.index] = replace(state, room=min(0, state.room))
         degraded = [tier.health.is_degraded for tier in self._tiers]
         if not any(degraded) or not any(state.room > 0 for state, ill in zip(states, degraded, strict=True) if not ill):
             return states

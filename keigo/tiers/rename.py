@@ -48,7 +48,7 @@ def _rename(volume: Volume, old: Name, new: Name, flags: int) -> list[Fd]:
     if flags & RENAME_EXCHANGE:
         if target is None:
             raise fail(errno.ENOENT, new[1])
-        if any(name == guard.LOCK and directory in volume.guarded for directory, name in (old, new)):
+        if any(name == guard.LOCK and directory in volume.guards.guarded for directory, name in (old, new)):
             raise fail(errno.EBUSY, guard.LOCK)
         if source.id != target.id:
             _exchange(volume, old, new, source, target)
@@ -60,9 +60,9 @@ def _rename(volume: Volume, old: Name, new: Name, flags: int) -> list[Fd]:
             return []  # two links of one file: POSIX says that nothing happens
         _check_replaceable(volume, source, target, new[1])
     if source.kind == "file":
-        volume._guard_marker(new[0], role_of(new[1]))
+        volume.guards.mark(new[0], role_of(new[1]))
     if source.kind == "dir" or volume.record(source.id).home == volume.primary.name:
-        volume.refuse_guarded(*new)
+        volume.guards.refuse(*new)
     if source.kind == "dir":
         _move_directory(volume, old, new, source, target)
         return []

@@ -18,8 +18,8 @@ from keigo.tiers.catalog import ROOT, Entry, FileRecord
 from keigo.tiers.copying import checksum
 from keigo.tiers.directories import shown
 from keigo.tiers.fds import Fd, open_dir
-from keigo.tiers.tier import STATE, Tier
-from keigo.tiers.volume import Volume, space_of
+from keigo.tiers.tier import STATE, Tier, space_of
+from keigo.tiers.volume import Volume
 
 LOST: Final = b"lost"
 LOST_FOUND: Final = b"lost+found"  # mkfs makes it in the root of ext file systems
@@ -59,8 +59,8 @@ def guard_databases(volume: Volume) -> None:
     """Guard every database of an open volume that has no guard. Raises OSError. The lock is held."""
     for directory in [ROOT, *volume.catalog.directories()]:
         markers = (role_of(name) in DATABASE_MARKERS for name, _ in volume.names(directory))
-        if directory not in volume.guarded and any(markers):
-            volume.put_guard(directory)
+        if directory not in volume.guards.guarded and any(markers):
+            volume.guards.put(directory)
 
 
 class _Scan:
@@ -95,15 +95,15 @@ class _Scan:
 
     def guard(self) -> None:
         volume = self.volume
-        if volume.guards:
-            for directory in sorted(self.databases - volume.guarded):
+        if volume.guards.needed:
+            for directory in sorted(self.databases - volume.guards.guarded):
                 if self.apply:
-                    volume.put_guard(directory)
+                    volume.guards.put(directory)
                 elsewhere = any(tier is not volume.primary for tier, _ in volume.directories.mirrors(directory))
                 if self.believe and elsewhere:
                     self.report("unguarded", volume.path(directory), "database without a guard", repaired=self.apply)
         elif self.apply and len(volume.tiers) == 1:
-            volume.remove_guards()
+            volume.guards.remove_all()
 
     def directory(self, directory: int) -> list[int]:
         """Reconcile one directory; returns the ids of those in it."""
@@ -133,7 +133,7 @@ class _Scan:
                     if directory == ROOT and (name == STATE or (name == LOST_FOUND and not tier.in_place)):
                         continue
                     if name == guard.LOCK and tier.in_place and guard.is_guard(fd):
-                        self.volume.guarded.add(directory)
+                        self.volume.guards.guarded.add(directory)
                         self.databases.add(directory)
                         continue
                     merged.setdefault(name, []).append(_Place(tier, fd, item.stat(follow_symlinks=False)))

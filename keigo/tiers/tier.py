@@ -212,3 +212,8 @@ class Tier:
     def close(self) -> None:
         """Give the tier back."""
         self._lock = self._incoming = self._state = None
+
+
+def space_of(status: os.stat_result) -> int:
+    """Bytes that a file is charged for: holes cost nothing, and blocks set aside beyond its end do not last."""
+    return min(status.st_size, status.st_blocks * 512)

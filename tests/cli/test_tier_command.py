@@ -18,15 +18,12 @@ from keigo.control import ControlError, ask
 from keigo.serving.tier_change import hold, put_back
 from tests.conftest import MakeWorld, World
 from tests.engines.processes import StoreProcess
+from tests.faults import keeping
+from tests.faults.keeping import kept, tiers
 
 LEVELS = "{fast: [wal, 0, 1], slow: [2, 3, 4, 5, 6]}"
 pytestmark = pytest.mark.timeout(120)
-
-
-@pytest.fixture
-def driver() -> str:
-    """No other can be replaced."""
-    return "kernel"
+driver = keeping.driver
 
 
 @pytest.fixture
@@ -36,24 +33,6 @@ def world(make_world: MakeWorld) -> Iterator[World]:
     yield made
     if made.is_mounted():
         made.umount()
-
-
-def kept(world: World, failpoint: str = "") -> None:
-    """Mount below a keeper; the first daemon dies at a failpoint."""
-    world.keigo(
-        "mount", world.directory, "-d", world.config, "--log-file", world.log_file, env={"KEIGO_FAILPOINT": failpoint}
-    )
-    pid = world.status()["pid"]
-    keeper = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
-    world.pids += [keeper, pid]
-
-
-def tiers(world: World) -> list[str]:
-    """What the daemon has; it may be the next one."""
-    status = world.status()
-    if status["pid"] != world.pids[-1]:
-        world.pids.append(status["pid"])
-    return [tier["name"] for tier in status["tiers"]]
 
 
 def add(world: World, *args: str | Path, name: str = "mid", check: bool = True) -> str:

@@ -16,20 +16,16 @@ from keigo.config import load
 from keigo.control import ControlError, ask
 from keigo.tiers.intents import Ident, Intent, Step
 from tests.background import Migrating
-from tests.cli.test_tier_command import kept, tiers
 from tests.conftest import MakeWorld, World
 from tests.engines.processes import StoreProcess
+from tests.faults import keeping
+from tests.faults.keeping import kept, tiers
 
 pytestmark = pytest.mark.timeout(180)
+driver = keeping.driver
 THREE = ("fast", "mid", "slow")
 TWO = ("fast", "slow")
 DATA = os.urandom(1 << 20)
-
-
-@pytest.fixture
-def driver() -> str:
-    """No other can be replaced."""
-    return "kernel"
 
 
 def filled(make_world: MakeWorld, names: tuple[str, ...] = THREE, extra: str = "") -> World:

@@ -12,55 +12,21 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from keigo.control import ControlError, ask, is_served
-from tests.conftest import MakeWorld, World
+from keigo.control import ask, is_served
+from tests.conftest import World
 from tests.engines.processes import StoreProcess
+from tests.faults import keeping
+from tests.faults.keeping import keeper_of, kept, replace, wait_for
 
 DEATHS = int(os.environ.get("KEIGO_REPLACED", "5"))
 
 pytestmark = pytest.mark.timeout(0 if DEATHS > 5 else 300)
-
-
-@pytest.fixture
-def driver() -> str:
-    """No other can be replaced."""
-    return "kernel"
-
-
-@pytest.fixture
-def world(make_world: MakeWorld) -> Iterator[World]:
-    """A volume whose daemon will have a keeper."""
-    made = make_world({"fast": "64MiB", "mid": "64MiB"})
-    yield made
-    if made.is_mounted():
-        made.umount()
-
-
-def kept(world: World, failpoint: str = "") -> None:
-    """Mount below a keeper; the first daemon dies at a failpoint."""
-    world.keigo(
-        "mount", world.directory, "-d", world.config, "--log-file", world.log_file, env={"KEIGO_FAILPOINT": failpoint}
-    )
-    pid = world.status()["pid"]
-    world.pids += [keeper_of(pid), pid]
-
-
-def keeper_of(pid: int) -> int:
-    """The parent of a process."""
-    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
-
-
-def replace(world: World) -> None:
-    """Kill the daemon and wait until another serves."""
-    world.kill()
-    found = world.status()["pid"]
-    assert found != world.pids[-1]
-    world.pids.append(found)
+driver, world = keeping.driver, keeping.world
 
 
 def test_open_files_stay_open(world: World) -> None:
@@ -121,19 +87,6 @@ def test_files_without_a_name_stay_open(world: World) -> None:
 def orphans_of(tier: Path) -> list[str]:
     place = tier / ".keigo" / "orphans"
     return [path.name for path in place.iterdir()] if place.is_dir() else []
-
-
-def wait_for(true: Callable[[], bool]) -> None:
-    """Wait for what the kernel tells the daemon without anybody waiting for it."""
-    patience = threading.Event()
-    for _ in range(500):
-        try:
-            if true():
-                return
-        except ControlError:  # it died with the question
-            pass
-        patience.wait(0.02)
-    raise AssertionError("never came true")
 
 
 def test_a_mapped_file_is_read_on(world: World) -> None:
@@ -318,8 +271,9 @@ def test_a_migration_that_was_cut_off_leaves_readers_alone(world: World) -> None
     assert world.tier_of("000003.sst") in world.tiers
 
 
-def test_a_restart_by_command(world: World) -> None:
-    kept(world)
+def test_mounted_and_restarted_by_commands(world: World) -> None:
+    world.keigo("mount", world.directory, "-d", world.config, "--log-file", world.log_file)
+    world.pids.append(world.status()["pid"])
     with (world.directory / "file").open("wb", buffering=0) as file:
         file.write(b"before")
         before = world.status()["pid"]

@@ -25,25 +25,13 @@ from keigo.tiers.adoption import BegunLink, BegunRename
 from keigo.tiers.opening import open_volume
 from tests.conftest import MakeWorld, World
 from tests.devices.disks import ext4
-from tests.faults.test_keeper import keeper_of, kept, replace, wait_for
+from tests.faults import keeping
+from tests.faults.keeping import keeper_of, kept, replace, wait_for
 from tests.fs.test_listing import listing
 
 pytestmark = pytest.mark.timeout(300)
 ME = Caller(0, 0, 0)
-
-
-@pytest.fixture
-def driver() -> str:
-    """No other can be replaced."""
-    return "kernel"
-
-
-@pytest.fixture
-def world(make_world: MakeWorld) -> Iterator[World]:
-    made = make_world({"fast": "64MiB", "mid": "64MiB"})
-    yield made
-    if made.is_mounted():
-        made.umount()
+driver, world = keeping.driver, keeping.world
 
 
 @pytest.fixture

@@ -229,7 +229,7 @@ def test_what_the_kernel_writes_counts_before_it_is_charged_and_never_goes_back(
     namespace = Namespace(volume)
     try:
         found, handle = namespace.create(ROOT_ID, b"000001.log", 0o644, os.O_WRONLY, Caller(0, 0, os.getpid()))
-        volume.pin_open(found.id, 1)
+        volume.open_files.pin(found.id, 1)
 
         def written() -> int:
             ((_, writes),) = namespace.meter.traffic(["fast"])
@@ -244,7 +244,7 @@ def test_what_the_kernel_writes_counts_before_it_is_charged_and_never_goes_back(
         assert written() == 1500
         namespace.setattr(found.id, Changes(size=0), handle)
         assert written() == 1500
-        volume.pin_open(found.id, -1)
+        volume.open_files.pin(found.id, -1)
         namespace.release(handle)
         assert written() == 1500
     finally:

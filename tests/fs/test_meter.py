@@ -48,7 +48,7 @@ class Writers:
         if what == "create":
             name = b"%06d.log" % next(self._numbers)
             found, handle = self.namespace.create(ROOT_ID, name, 0o644, os.O_RDWR, Caller(0, 0, os.getpid()))
-            self.volume.pin_open(found.id, 1)
+            self.volume.open_files.pin(found.id, 1)
             self.open.append((found.id, handle, self.namespace.file_of(handle)))
             self.sizes[found.id] = 0
         elif self.open:
@@ -67,7 +67,7 @@ class Writers:
                 self.namespace.setattr(node, Changes(size=self.sizes[node]), handle)
             elif what == "close":
                 del self.open[place], file
-                self.volume.pin_open(node, -1)
+                self.volume.open_files.pin(node, -1)
                 self.namespace.release(handle)
 
     def traffic(self) -> int:

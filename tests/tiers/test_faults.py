@@ -24,7 +24,8 @@ from keigo.tiers.fds import RENAME_EXCHANGE
 from keigo.tiers.migration import NotMovableError, migrate
 from keigo.tiers.opening import open_volume
 from keigo.tiers.pace import Pace
-from keigo.tiers.volume import Volume, space_of
+from keigo.tiers.tier import space_of
+from keigo.tiers.volume import Volume
 from tests.conftest import write_config
 
 ME = Caller(os.geteuid(), os.getegid(), 0)

@@ -272,7 +272,7 @@ def test_a_file_rewritten_in_place_with_its_old_time_is_not_taken_for_damaged(be
 
 def test_what_a_compaction_reads_is_left_alone(bed: Bed) -> None:
     a, b, c = (bed.make(number) for number in range(3))
-    bed.volume.doomed = lambda: frozenset({a, b})
+    bed.volume.hooks.doomed = lambda: frozenset({a, b})
     bed.plan(bed.down(a), bed.down(b, urgent=True), bed.down(c))
     bed.mover.start()
     bed.wait(lambda: bed.mover.progress.done == 2)
@@ -290,7 +290,7 @@ def test_a_copy_ends_when_a_compaction_begins_to_read_the_file(bed: Bed, monkeyp
     a, b = bed.make(1), bed.make(2)
 
     def doom() -> None:
-        bed.volume.doomed = lambda: frozenset({a})
+        bed.volume.hooks.doomed = lambda: frozenset({a})
 
     bed.on_chunk = doom
     bed.plan(bed.down(a), bed.down(b))
@@ -299,7 +299,7 @@ def test_a_copy_ends_when_a_compaction_begins_to_read_the_file(bed: Bed, monkeyp
     assert bed.home(a) == "fast"
     assert not (bed.tiers["mid"] / "000001.sst").exists()
     assert os.listdir(bed.tiers["mid"] / ".keigo" / "incoming") == []
-    bed.volume.doomed = frozenset
+    bed.volume.hooks.doomed = frozenset
     bed.mover._refused.clear()
     bed.on_chunk = lambda: None
     bed.mover.poke()
@@ -311,7 +311,7 @@ def test_an_urgent_copy_goes_on_although_a_compaction_reads_the_file(bed: Bed, m
     file = bed.make(1)
 
     def trouble() -> None:
-        bed.volume.doomed = lambda: frozenset({file})
+        bed.volume.hooks.doomed = lambda: frozenset({file})
         bed.feel(STALLED)
 
     bed.on_chunk = trouble
@@ -461,7 +461,7 @@ def test_a_drain_is_not_kept_waiting(bed: Bed, monkeypatch: pytest.MonkeyPatch) 
     bed.on_chunk = lambda: bed.feel(STALLED)
     bed.mover.start()
     bed.wait(lambda: bed.mover.progress.paused is not None)
-    bed.volume.draining = True
+    bed.volume.evacuation.draining = True
     bed.mover.poke()
     bed.wait(lambda: all(bed.home(file) == "slow" for file in files))
-    bed.volume.draining = False
+    bed.volume.evacuation.draining = False

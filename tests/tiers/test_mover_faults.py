@@ -79,7 +79,7 @@ def test_a_drain_ends_where_a_file_has_links_that_nobody_knows(bed: Bed, tmp_pat
     with pytest.raises(ControlError, match="000001.sst: has 2 links on its tier and 1 in the volume"):
         drained(bed)
     os.unlink(tmp_path / "foreign")
-    bed.wait(lambda: not bed.volume.draining)
+    bed.wait(lambda: not bed.volume.evacuation.draining)
     assert drained(bed)["files"] >= 1
     assert (bed.tiers["slow"] / "000001.sst").read_bytes() == DATA
 
@@ -98,12 +98,12 @@ def test_a_drain_that_ends_by_a_defect_does_not_say_that_all_is_well(bed: Bed, m
     def defect() -> None:
         raise KeyError("a defect")
 
-    monkeypatch.setattr(bed.volume, "remove_guards", defect)
+    monkeypatch.setattr(bed.volume.guards, "remove_all", defect)
     monkeypatch.setattr("threading.excepthook", lambda _args: None)
     bed.mover.start()
     with pytest.raises(ControlError, match="a defect"):
         drained(bed)
-    assert not bed.volume.draining
+    assert not bed.volume.evacuation.draining
 
 
 @pytest.mark.parametrize("fails", [False, True])

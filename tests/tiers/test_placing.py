@@ -22,6 +22,7 @@ from keigo.placement.policy import Choice, Context, Group, TierState
 from keigo.placement.rates import assumed
 from keigo.policies import make_policy
 from keigo.tiers.catalog import ROOT, FileRecord
+from keigo.tiers.creation import create
 from keigo.tiers.flow import LATELY
 from keigo.tiers.migration import migrate
 from keigo.tiers.opening import open_volume
@@ -62,7 +63,7 @@ class Open:
 
     def begin(self, name: bytes, belief: Belief, directory: int = ROOT) -> tuple[int, int]:
         """Create a file for a purpose; (file, handle)."""
-        file, fd = self.volume.create(directory, name, 0o644, ME.uid, ME.gid, os.O_RDWR, 0, belief)
+        file, fd = create(self.volume, directory, name, 0o644, ME.uid, ME.gid, os.O_RDWR, 0, belief)
         return file, self.names._add(file, fd, os.O_RDWR)  # Namespace.create would ask threads for the belief
 
     def make(self, name: bytes, belief: Belief, size: int = SIZES, directory: int = ROOT) -> int:
@@ -154,10 +155,10 @@ def test_readers_do_not_hide_a_file_but_passthrough_does(open_: Open) -> None:
         return [state.id for bucket in view.buckets() for state in view.members(bucket)]
 
     assert movable() == [file]
-    open_.volume.pin_open(file, 1)
+    open_.volume.open_files.pin(file, 1)
     assert movable() == []
     assert [bucket.files for bucket in open_.placing.view(time.time()).buckets()] == [1]
-    open_.volume.pin_open(file, -1)
+    open_.volume.open_files.pin(file, -1)
     open_.names.release(handle)
     assert movable() == [file]
 
