@@ -684,8 +684,11 @@ class Volume:
         if entry is not None and self.record(entry.id).home == self.primary.name:
             file = self._lock_of_its_own(directory, entry.id)
             record = self.record(file)
-            self._move_lock(directory, record)
+            other = self._copy_lock(directory)
             guard.put(self.primary, self.directories.at(directory, self.primary))
+            self.primary.charge(-record.space, -1)
+            other.charge(record.space, 1)
+            record.home, record.reason = other.name, "beside the guard in the data directory"
             self.catalog.put_file(file, record)
             self.guarded.add(directory)
             self.reopen(file)
@@ -712,8 +715,8 @@ class Volume:
         if name == guard.LOCK and directory in self.guarded:
             raise fail(errno.EBUSY, name)
 
-    def _move_lock(self, directory: int, record: FileRecord) -> None:
-        """Copy a LOCK file from the primary tier to the fastest other one, durably, and set its home there."""
+    def _copy_lock(self, directory: int) -> Tier:
+        """Copy a LOCK file from the primary tier to the fastest other one, durably; returns that."""
         other = next(tier for tier in self.staying if tier is not self.primary)
         target = self.directories.make(directory, other)
         source = self.directories.at(directory, self.primary)
@@ -721,10 +724,7 @@ class Volume:
             os.unlink(guard.LOCK, dir_fd=target.fd)
         guard.copy_lock(source, target, guard.LOCK)
         os.fsync(target.fd)
-        self.primary.charge(-record.space, -1)
-        other.charge(record.space, 1)
-        record.home = other.name
-        record.reason = "beside the guard in the data directory"
+        return other
 
     def remove_guards(self) -> None:
         """Take every guard away and put the databases' LOCK files in place. All other files must be in place."""
