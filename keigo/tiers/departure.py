@@ -90,6 +90,7 @@ def take_out(volume: Volume, tier: Tier) -> Membership:
     else:
         for directory, file in locks_on(volume, tier):
             _move_lock(volume, directory, file)
+        _drop_moved_locks(volume, tier)
     failpoints.hit("leave.unguarded")
     found = first_file(tier.root)
     if found is not None:
@@ -104,7 +105,11 @@ def take_out(volume: Volume, tier: Tier) -> Membership:
     failpoints.hit("leave.mirrors")
     before, after = _members(volume.primary), _members(volume.primary)
     after.tiers = [name for name in before.tiers if name != tier.name]
-    write_membership(volume.primary, after)
+    try:
+        write_membership(volume.primary, after)
+    except OSError:  # it may say so all the same: a name can be there whose directory could not be synced
+        take_back(volume, before)
+        raise
     failpoints.hit("leave.forgotten")
     return before
 
@@ -152,7 +157,15 @@ def _move_lock(volume: Volume, directory: int, file: int) -> None:
     if known is not None:
         known.tier = target
     volume.reopen(file)
-    os.unlink(guard.LOCK, dir_fd=here.fd)
+
+
+def _drop_moved_locks(volume: Volume, tier: Tier) -> None:
+    """Remove what moved LOCKs have left on a tier, of an attempt that ended by an error too."""
+    for directory in volume.guarded:
+        entry, here = volume.lookup(directory, guard.LOCK), volume.directories.find(directory, tier)
+        moved = entry is not None and volume.record(entry.id).home != tier.name
+        if moved and here is not None and lstat_or_none(guard.LOCK, here.fd) is not None:
+            os.unlink(guard.LOCK, dir_fd=here.fd)
 
 
 def clear_left(primary: Tier, name: str, root: Fd) -> str | None:
