@@ -22,7 +22,7 @@ from keigo.serving.drain import Drainer
 from keigo.serving.leaving import PATIENCE, Leaver
 from keigo.serving.mounting import note_mount
 from keigo.serving.succession import Succession, end_for_next
-from keigo.serving.tier_change import check_add, check_remove, refuse_change, text_without, write
+from keigo.serving.tier_change import check_add, check_remove, check_restart, refuse_change, text_without, write
 from keigo.tiers.departure import take_back, take_out
 from keigo.tiers.mover import Mover
 from keigo.tiers.tier import Tier
@@ -92,6 +92,7 @@ class Changes:
     def _restart(self, _request: Mapping[str, Any], progress: Progress) -> Any:  # noqa: ANN401
         """End as if killed, at a good moment; the keeper starts the next daemon."""
         self._succession.refuse_unkept("umount and mount again")
+        check_restart(self._config, self._volume, self._directory, self._policy)
         self._succession.check_next()
         self._end(progress)
 
