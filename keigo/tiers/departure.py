@@ -24,8 +24,7 @@ from keigo.tiers.fds import Fd, lstat_or_none
 from keigo.tiers.intents import IntentError
 from keigo.tiers.joining import first_file
 from keigo.tiers.opening import Membership, members_of, put_aside, remove_mirrors, write_membership
-from keigo.tiers.scan import LOST_FOUND
-from keigo.tiers.tier import IDENTITY, STATE, Tier, TierError
+from keigo.tiers.tier import IDENTITY, LOST_FOUND, STATE, Tier, TierError
 from keigo.tiers.volume import Volume
 
 
