@@ -49,7 +49,8 @@ def files_on(volume: Volume, tier: Tier) -> list[Staying]:
                 continue
             known = volume.open_files.get(file)
             held = known is not None and (known.writers > 0 or known.pinned > 0)
-            found.append(Staying(file, shown(volume.path(*record.links[0])), record.size, held))
+            size = record.size if known is None else known.size
+            found.append(Staying(file, shown(volume.path(*record.links[0])), size, held))
         for file, record in volume.orphans.items():
             if record.home == tier.name:
                 found.append(Staying(file, "(a deleted file)", record.size, held=True))

@@ -496,6 +496,27 @@ def test_what_was_put_aside_stays(make_world: MakeWorld) -> None:
     assert (lost / "x").read_bytes() == b"x"
 
 
+def test_the_one_that_is_left_fills_up_and_keeps_the_tier(make_world: MakeWorld) -> None:
+    world = filled(make_world, TWO)
+    world.config.write_text(world.config.read_text().replace("in_place: true", "in_place: true, capacity: 8MiB"))
+    kept(world)
+    at = world.directory
+    outcome: list[str] = []
+    with (at / "000001.log").open("wb", buffering=0) as wal:
+        wal.write(DATA)
+        thread = threading.Thread(target=lambda: outcome.append(remove(world, check=False)))
+        thread.start()
+        while world.status()["leaving"] != "fast":
+            assert thread.is_alive()
+        for number in range(2, 11):
+            (at / f"{number:06}.sst").write_bytes(DATA)
+        thread.join()
+        assert "and others have room for" in outcome[0]
+        (at / "000011.sst").write_bytes(DATA)
+    world.wait_closed()
+    assert world.tier_of("000011.sst") == "fast"
+
+
 def test_others_that_fill_up_keep_the_tier(make_world: MakeWorld) -> None:
     """A database must not fail because somebody takes room away."""
     world = filled(make_world)
