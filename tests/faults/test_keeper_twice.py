@@ -21,7 +21,7 @@ from keigo import config, mounts
 from keigo.control import ask
 from keigo.lsm.roles import Role
 from keigo.policies import make_policy
-from keigo.tiers import adoption
+from keigo.tiers import adoption, orphans
 from keigo.tiers.adoption import BegunLink, BegunRename
 from keigo.tiers.opening import open_volume
 from tests.conftest import MakeWorld, World
@@ -378,6 +378,28 @@ def test_an_error_that_one_file_was_told_is_owed_to_the_others(
     daemon(0, 1, 2)
     assert told == [errno.EIO, 0, errno.EIO, 0, 0, 0]
     session.close()
+
+
+def test_what_was_open_without_a_name_is_charged_until_nobody_has_it_open(namespace: Namespace) -> None:
+    """The daemon died in its last RELEASE, perhaps."""
+    volume = namespace.volume
+    tier = volume.tiers[0]
+    before = tier.used, tier.files
+    place = orphans.directory(tier)
+    for number, size in ((1000, 10), (1001, 100)):
+        fd = os.open(b"%d" % number, os.O_WRONLY | os.O_CREAT, dir_fd=place.fd)
+        os.write(fd, bytes(size))
+        os.fsync(fd)  # of what is not written back the blocks may not be known
+        os.close(fd)
+    adoption.adopt_orphans(volume)
+    assert (tier.used, tier.files) == (before[0] + 110, before[1] + 2)
+    opened = volume.open_again(1001, os.O_RDONLY)
+    adoption.drop_unused_orphans(volume)
+    assert os.listdir(place.fd) == ["1001"]
+    assert (tier.used, tier.files) == (before[0] + 100, before[1] + 1)
+    volume.close_file(1001, opened, write=False)
+    assert os.listdir(place.fd) == []
+    assert (tier.used, tier.files) == before
 
 
 def test_a_handle_that_cannot_be_restored_is_open_nowhere(
