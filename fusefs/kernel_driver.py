@@ -220,12 +220,18 @@ class KernelDriver:
         self._namespace.restore(kept.number, kept.node, kept.flags, ROLES[kept.role], owed=kept.owed)
         inode = self._inode(kept.node)
         with inode.lock:
+            try:
+                self._serve_reads(kept.number, kept.node, bypass=kept.bypass)
+            except BaseException:
+                if kept.number < _datapath.MAX_HANDLES:
+                    _datapath.clear(kept.number)
+                self._namespace.release(kept.number, reuse=False)  # the kernel has the number still
+                raise
+            if kept.number < _datapath.MAX_HANDLES:
+                _datapath.doubt(kept.number)
             inode.handles[kept.number] = (kept.bypass, writes)
             if kept.bypass:
                 inode.backing = kept.backing
-            self._serve_reads(kept.number, kept.node, bypass=kept.bypass)
-            if kept.number < _datapath.MAX_HANDLES:
-                _datapath.doubt(kept.number)
             self._count_open(inode, kept.node, bypass=kept.bypass)
 
     def _wire(self, namespace: Namespace) -> None:

@@ -21,7 +21,8 @@ import msgspec
 from keigo.capabilities import keep_only_used
 from keigo.config import Config, ConfigError, load, parse
 from keigo.errors import KeigoError
-from keigo.keeper import DEVICES, Link, parse_kept
+from keigo.keeper import BEFORE, DEVICES, Link, parse_kept
+from keigo.live_config import stands_against
 from keigo.tiers.directories import shown
 
 if TYPE_CHECKING:
@@ -92,18 +93,26 @@ def start(arguments: Sequence[str], log_file: Path, *, keeper: bool, pid_file: P
 
 
 def config_left(devices: Path, kept: Mapping[str, int]) -> Config:
-    """The devices.yaml for a daemon that takes over: as it is now, or, where it is none any more, as it was.
+    """The devices.yaml for a daemon that takes over: as it is now, or, where the mount cannot go on by it, as it was.
 
     Who is in the middle of writing it must not lose the mount by a daemon that dies just then. Raises ConfigError.
     """
     source = Path(os.path.abspath(devices))
+    was = parse(source, os.pread(kept[DEVICES], 1 << 20, 0)) if DEVICES in kept else None
     try:
-        return load(source)
+        found = load(source)
     except ConfigError as error:
-        if DEVICES not in kept:
+        if was is None:
             raise
-        sys.stderr.write(f"{error}; going on with what it said before\n")
-        return parse(source, os.pread(kept[DEVICES], 1 << 20, 0))
+        why: str | None = str(error)
+    else:
+        # A command has taken a tier out, and all files from it.
+        why = None if was is None or BEFORE in kept else stands_against(was, found)
+        if was is None or why is None:
+            return found
+        why = f"{source}: {why}"
+    sys.stderr.write(f"{why}; going on with what it said before\n")
+    return was
 
 
 def _note(finding: Finding) -> str:

@@ -178,9 +178,24 @@ def read(source: Path) -> str:
 def replace(source: Path, text: str) -> None:
     """Put a text in place of a devices.yaml: atomically, durably, with its owner and mode. Raises OSError.
 
-    A link stays a link: the file that it leads to is replaced.
+    A link stays a link: the file that it leads to is replaced. An error leaves what was there.
     """
     real = source.resolve(strict=True)
+    before = real.read_bytes()
+    above = os.open(real.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        _put(real, text.encode())
+        try:
+            os.fsync(above)
+        except OSError:
+            _put(real, before)  # who hears of an error goes by what was there before
+            raise
+    finally:
+        os.close(above)
+
+
+def _put(real: Path, data: bytes) -> None:
+    """Replace a file, whose name is not durable yet when this returns. Raises OSError with the file as it was."""
     before = real.stat()
     temporary = real.with_name(f".{real.name}.new")
     fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
@@ -188,15 +203,10 @@ def replace(source: Path, text: str) -> None:
         with os.fdopen(fd, "wb") as file:
             os.fchown(fd, before.st_uid, before.st_gid)
             os.fchmod(fd, stat.S_IMODE(before.st_mode))
-            file.write(text.encode())
+            file.write(data)
             file.flush()
             os.fsync(fd)
         temporary.rename(real)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
-    above = os.open(real.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(above)
-    finally:
-        os.close(above)

@@ -37,6 +37,8 @@ AGAIN: Final = 75
 SERVING: Final = b"serving"
 DEVICES: Final = "devices"
 """Name, among what is kept, of the text of the devices.yaml that the daemon works with."""
+BEFORE: Final = "before"
+"""Likewise, of the devices.yaml before a change of tiers."""
 
 
 class Link:

@@ -23,6 +23,7 @@ MAY_IMPORT = {
     "keigo.discover": {"keigo.units", "keigo.config", "keigo.errors"},
     "keigo.failpoints": set[str](),
     "keigo.decisions": set[str](),
+    "keigo.live_config": {"keigo.config"},
     "keigo.mounts": set[str](),
     "keigo.control": {"keigo.errors", "keigo.mounts"},
     "keigo.lsm": set[str](),

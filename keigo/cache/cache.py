@@ -294,7 +294,6 @@ class Cache:
         finally:
             with self._lock:  # the files of shadows are closed with the last reference
                 self._files.clear()
-                self._doomed.clear()
 
     def refresh_head(self, cached: CachedFile, *, last: bool = False) -> None:
         """Have a shadow's head say what its file is now; later, where it has just changed, but `last`. Raises OSError.

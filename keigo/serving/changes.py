@@ -9,9 +9,9 @@ from __future__ import annotations
 import logging
 import os
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from keigo import failpoints
 from keigo.config import Config
@@ -22,7 +22,7 @@ from keigo.serving.drain import Drainer
 from keigo.serving.leaving import PATIENCE, Leaver
 from keigo.serving.mounting import note_mount
 from keigo.serving.succession import Succession, end_for_next
-from keigo.serving.tier_change import check_add, check_remove, refuse_change, text_without, write
+from keigo.serving.tier_change import check_add, check_remove, check_restart, refuse_change, text_without, write
 from keigo.tiers.departure import take_back, take_out
 from keigo.tiers.mover import Mover
 from keigo.tiers.tier import Tier
@@ -92,13 +92,22 @@ class Changes:
     def _restart(self, _request: Mapping[str, Any], progress: Progress) -> Any:  # noqa: ANN401
         """End as if killed, at a good moment; the keeper starts the next daemon."""
         self._succession.refuse_unkept("umount and mount again")
+        check_restart(self._config, self._volume, self._directory, self._policy)
         self._succession.check_next()
         self._end(progress)
 
-    def _end(self, progress: Progress) -> None:
-        """End at a moment when nothing is under way that the next daemon would have to finish."""
+    def _end(self, progress: Progress, last: Callable[[], None] = lambda: None) -> NoReturn:
+        """End at a moment when nothing is under way that the next daemon would have to finish.
+
+        What `last` does is done when nothing else can fail any more; where it fails itself this daemon goes on.
+        """
         self._mover.pause()
-        self._volume.flush()
+        try:
+            self._volume.flush()
+            last()
+        except BaseException:
+            self._mover.resume()
+            raise
         progress({"pid": os.getpid()})
         end_for_next("the next daemon")
 
@@ -111,13 +120,16 @@ class Changes:
         with self._deciding:
             text, changed = check_add(self._config, self._volume, self._directory, tier, before, self._policy)
             self._succession.check_next()
-            self._succession.hold(text)
-            try:
-                write(source, changed)
-            except ControlError:
-                self._succession.let_go()
-                raise
-            self._end(progress)
+            self._end(progress, lambda: self._write_held(text, changed))
+
+    def _write_held(self, text: str, changed: str) -> None:
+        """Write devices.yaml, with the text that it has held for the next daemon."""
+        self._succession.hold(text)
+        try:
+            write(self._config.source, changed)
+        except ControlError:
+            self._succession.let_go()
+            raise
 
     def _tier_remove(self, request: Mapping[str, Any], progress: Progress) -> Any:  # noqa: ANN401
         """Empty a tier, write devices.yaml without it, and end: the next daemon goes on without."""
@@ -158,19 +170,13 @@ class Changes:
                 if not leaver.is_empty():
                     return
                 text, changed = text_without(self._config, self._directory, tier.name, self._policy)
-                self._volume.flush()
-                self._succession.hold(text)
+                before = take_out(self._volume, tier)
                 try:
-                    before = take_out(self._volume, tier)
-                    try:
-                        write(self._config.source, changed)
-                    except ControlError:
-                        take_back(self._volume, before)
-                        raise
+                    self._volume.flush()
+                    self._write_held(text, changed)
                 except BaseException:
-                    self._succession.let_go()
+                    take_back(self._volume, before)
                     raise
-                self._volume.flush()
-                end_for_next(f"a daemon without tier {tier.name}")
+                end_for_next(f"a daemon without tier {tier.name}")  # nothing may fail since devices.yaml is written
         finally:
             self._mover.resume()

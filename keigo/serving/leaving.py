@@ -30,8 +30,12 @@ _MOST_NAMED: Final = 5  # files
 def refuse_room(volume: Volume, tier: Tier) -> None:
     """Raise ControlError where the files of a tier have no room elsewhere, or one can never move."""
     locks_on(volume, tier)
+    _refuse_more(volume, tier, files_on(volume, tier))
+
+
+def _refuse_more(volume: Volume, tier: Tier, files: Sequence[Staying]) -> None:
     others = [other for other in volume.tiers if other is not tier]
-    need = sum(found.size for found in files_on(volume, tier))
+    need = sum(found.size for found in files)
     room = others[0].free() if len(others) == 1 else sum(max(0, other.room()) for other in others)
     if need > room:
         raise ControlError(f"{format_size(need)} are on tier {tier.name}, and others have room for {format_size(room)}")
@@ -63,6 +67,7 @@ class Leaver:
         fewest: int | None = None
         why: dict[int, str] = {}
         while left := self._left():
+            _refuse_more(volume, self._tier, left)  # others write meanwhile, and must not hear that a device is full
             self._total = max(self._total, len(left))
             if fewest is None or len(left) < fewest:
                 fewest, until = len(left), time.monotonic() + self._patience

@@ -160,5 +160,7 @@ def was_draining(directory: Path, root: Fd) -> bool:
     """Whether the daemon that died was draining the volume; `root` is of its primary tier. Raises MountError."""
     try:
         return _read_note(open_dir(STATE, root.fd)).draining
+    except FileNotFoundError:
+        return False  # there was no room for it (`note_mount`)
     except (OSError, msgspec.MsgspecError) as error:
         raise MountError(f"{directory}: cannot be taken over: mounted.json: {error}") from error

@@ -16,12 +16,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, NoReturn
 
 from fusefs.driver import Driver
-from keigo.config import Config, ConfigError, load, parse
+from keigo.config import Config, ConfigError, parse
 from keigo.control import ControlError
 from keigo.devices_file import read
-from keigo.keeper import AGAIN, DEVICES, Link
+from keigo.keeper import AGAIN, BEFORE, DEVICES, Link
+from keigo.live_config import primary_of
 from keigo.serving.mounting import MountError, was_draining
-from keigo.serving.tier_change import BEFORE, hold, put_back
+from keigo.serving.tier_change import hold, put_back
 from keigo.tiers.fds import Fd
 from keigo.tiers.opening import Left
 from keigo.tiers.tier import Tier
@@ -94,7 +95,7 @@ class Succession:
         except SessionError as error:
             raise MountError(f"{self._directory}: cannot be taken over: {error}") from error
         roots = {name: Fd(fd) for name, fd in self.roots().items()}
-        primary = next((tier.name for tier in self._config.tiers if tier.in_place), self._config.tiers[-1].name)
+        primary = primary_of(self._config).name
         if primary not in roots:
             raise MountError(f"{self._directory}: cannot be taken over: tier {primary} was not there at the mount")
         draining = was_draining(self._directory, roots[primary])
@@ -178,16 +179,7 @@ class Succession:
             raise ControlError(f"{self._directory}: {why}: {instead}")
 
     def check_next(self) -> None:
-        """Raise ControlError where the next daemon could not start: the mount would be dead then."""
-        source = self._config.source
-        try:
-            config = load(source)
-        except ConfigError as error:
-            raise ControlError(str(error)) from error
-        missing = {tier.name for tier in self._tiers} - {tier.name for tier in config.tiers}
-        if config.volume != self._config.volume or missing:
-            what = f"tier {', '.join(sorted(missing))} is missing" if missing else f"is volume {config.volume}'s now"
-            raise ControlError(f"{source}: {what}: the mount stays as it is")
+        """Raise ControlError where the program would not start: the mount would be dead then."""
         tried = subprocess.run(
             [sys.executable, "-m", "keigo", "--version"], capture_output=True, text=True, check=False, cwd="/"
         )

@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from itertools import permutations
 from pathlib import Path
 from typing import Final
 
 from keigo import failpoints
-from keigo.config import Config, ConfigError, TierConfig, parse
+from keigo.config import Config, ConfigError, TierConfig, load, parse
 from keigo.control import ControlError
 from keigo.devices_file import mentions, read, replace, with_tier, without_tier
+from keigo.live_config import primary_of, stands_against
 from keigo.policies import make_policy
 from keigo.serving.leaving import refuse_room
 from keigo.tiers.joining import check_joining
@@ -24,8 +26,6 @@ from keigo.tiers.tier import TierError
 from keigo.tiers.volume import Volume
 from keigo.units import format_size
 
-BEFORE: Final = "before"
-"""Name, among what the keeper has, of the devices.yaml before a change."""
 _MOST: Final = 1 << 20  # bytes of a devices.yaml
 
 
@@ -77,6 +77,42 @@ def _text_of(config: Config, mountpoint: Path) -> str:
             f"{config.source}: has been changed since the daemon read it: keigo restart {mountpoint} first"
         )
     return text
+
+
+def check_restart(config: Config, volume: Volume, mountpoint: Path, policy: str | None) -> None:
+    """Look at all that could stand against devices.yaml as it is now, of which `config` is what the daemon goes by.
+
+    `policy` is that of the mount. Raises KeigoError.
+    """
+    after = load(config.source)
+    why = stands_against(config, after)
+    if why is not None:
+        raise ControlError(f"{config.source}: {why}: the mount stays as it is")
+    make_policy(after, policy)
+    joining = [tier for tier in after.tiers if tier.name not in volume.by_name]
+    for one, other in permutations(joining, 2):
+        assert one.path is not None  # noqa: S101
+        assert other.path is not None  # noqa: S101
+        if one.path.resolve().is_relative_to(other.path.resolve()):
+            raise TierError(f"tier {one.name}: {one.path} and that of tier {other.name} are one inside the other")
+    for tier in joining:
+        try:
+            check_joining(volume, tier, mountpoint)
+        except OSError as error:
+            raise TierError(f"tier {tier.name}: {tier.path}: {error.strerror}") from error
+        _check_size(tier)
+    if after.cache is not None:
+        _check_cache(volume, next(tier for tier in after.tiers if tier.name == after.cache.tier), after.cache.capacity)
+
+
+def _check_cache(volume: Volume, tier: TierConfig, size: int) -> None:
+    """Refuse a cache that a tier, whose size may be that of its device, has no room for."""
+    known = volume.by_name.get(tier.name)
+    device = os.statvfs(tier.path) if known is None and tier.path is not None else None
+    whole = device.f_blocks * device.f_frsize if device is not None else 0 if known is None else known.device_size
+    capacity = tier.capacity if tier.capacity is not None else whole
+    if size + tier.reserve_bytes(capacity) >= capacity:
+        raise TierError(f"tier {tier.name}: a cache of {format_size(size)} leaves no room for files")
 
 
 def check_remove(config: Config, volume: Volume, mountpoint: Path, name: str) -> None:
@@ -147,7 +183,7 @@ def put_back(source: Path, held: int, roots: Mapping[str, int]) -> None:
     """
     text = os.pread(held, _MOST, 0).decode()
     config = parse(source, text.encode())
-    primary = next((tier for tier in config.tiers if tier.in_place), config.tiers[-1])
+    primary = primary_of(config)
     if primary.name not in roots:
         raise ConfigError(f"{source}: tier {primary.name}: its root was not kept")
     forget_members(roots[primary.name], {tier.name for tier in config.tiers})

@@ -24,8 +24,7 @@ from keigo.tiers.fds import Fd, lstat_or_none
 from keigo.tiers.intents import IntentError
 from keigo.tiers.joining import first_file
 from keigo.tiers.opening import Membership, members_of, put_aside, remove_mirrors, write_membership
-from keigo.tiers.scan import LOST_FOUND
-from keigo.tiers.tier import IDENTITY, STATE, Tier, TierError
+from keigo.tiers.tier import IDENTITY, LOST_FOUND, STATE, Tier, TierError
 from keigo.tiers.volume import Volume
 
 
@@ -49,7 +48,9 @@ def files_on(volume: Volume, tier: Tier) -> list[Staying]:
             if record.special or record.home != tier.name or _is_beside_guard(volume, record):
                 continue
             held = volume.open_files.is_held(file)
-            found.append(Staying(file, shown(volume.path(*record.links[0])), record.size, held))
+            known = volume.open_files.by_id.get(file)
+            size = record.size if known is None else known.size
+            found.append(Staying(file, shown(volume.path(*record.links[0])), size, held))
         for file, record in volume.orphans.records.items():
             if record.home == tier.name:
                 found.append(Staying(file, "(a deleted file)", record.size, held=True))
@@ -89,6 +90,7 @@ def take_out(volume: Volume, tier: Tier) -> Membership:
     else:
         for directory, file in locks_on(volume, tier):
             _move_lock(volume, directory, file)
+        _drop_moved_locks(volume, tier)
     failpoints.hit("leave.unguarded")
     found = first_file(tier.root)
     if found is not None:
@@ -103,7 +105,11 @@ def take_out(volume: Volume, tier: Tier) -> Membership:
     failpoints.hit("leave.mirrors")
     before, after = _members(volume.primary), _members(volume.primary)
     after.tiers = [name for name in before.tiers if name != tier.name]
-    write_membership(volume.primary, after)
+    try:
+        write_membership(volume.primary, after)
+    except OSError:  # it may say so all the same: a name can be there whose directory could not be synced
+        take_back(volume, before)
+        raise
     failpoints.hit("leave.forgotten")
     return before
 
@@ -151,7 +157,15 @@ def _move_lock(volume: Volume, directory: int, file: int) -> None:
     if known is not None:
         known.tier = target
     volume.hooks.reopen(file)
-    os.unlink(guard.LOCK, dir_fd=here.fd)
+
+
+def _drop_moved_locks(volume: Volume, tier: Tier) -> None:
+    """Remove what moved LOCKs have left on a tier, of an attempt that ended by an error too."""
+    for directory in volume.guards.guarded:
+        entry, here = volume.lookup(directory, guard.LOCK), volume.directories.find(directory, tier)
+        moved = entry is not None and volume.record(entry.id).home != tier.name
+        if moved and here is not None and lstat_or_none(guard.LOCK, here.fd) is not None:
+            os.unlink(guard.LOCK, dir_fd=here.fd)
 
 
 def clear_left(primary: Tier, name: str, root: Fd) -> str | None:

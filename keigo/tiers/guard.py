@@ -9,6 +9,7 @@ touch anything but their info log. The mount shows the database's own LOCK inste
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import shutil
 import stat
@@ -17,6 +18,8 @@ from typing import Final
 from keigo import failpoints
 from keigo.tiers.fds import RENAME_EXCHANGE, Fd, copy_attributes, lstat_or_none, open_dir, renameat2
 from keigo.tiers.tier import Tier
+
+log = logging.getLogger(__name__)
 
 LOCK: Final = b"LOCK"
 NOTE: Final = b"KEIGO-READ-ME"
@@ -45,16 +48,18 @@ def put(tier: Tier, directory: Fd) -> None:
     name = _build(tier)
     failpoints.hit("guard.built")
     existing = lstat_or_none(LOCK, directory.fd)
-    if existing is None:
-        os.rename(name, LOCK, src_dir_fd=tier.incoming.fd, dst_dir_fd=directory.fd)
-    elif stat.S_ISDIR(existing.st_mode):
+    if existing is not None and stat.S_ISDIR(existing.st_mode):
         raise OSError(errno.EEXIST, "a directory named LOCK is in the way of the guard")
-    else:
-        renameat2(tier.incoming.fd, name, directory.fd, LOCK, RENAME_EXCHANGE)
-        failpoints.hit("guard.exchanged")
-        os.unlink(name, dir_fd=tier.incoming.fd)
-    os.fsync(directory.fd)
+    flags = 0 if existing is None else RENAME_EXCHANGE
+    renameat2(tier.incoming.fd, name, directory.fd, LOCK, flags)
+    failpoints.hit("guard.exchanged")
+    try:
+        os.fsync(directory.fd)
+    except OSError:
+        renameat2(directory.fd, LOCK, tier.incoming.fd, name, flags)
+        raise
     failpoints.hit("guard.done")
+    _clear_later(tier, name)
 
 
 def _build(tier: Tier) -> bytes:
@@ -82,6 +87,14 @@ def _clear(tier: Tier, name: bytes) -> None:
         os.unlink(name, dir_fd=tier.incoming.fd)
 
 
+def _clear_later(tier: Tier, name: bytes) -> None:
+    """Like `_clear`, where all is done: what stays is removed before the name is used again, or by the next mount."""
+    try:
+        _clear(tier, name)
+    except OSError as error:
+        log.warning("tier %s: .keigo/incoming/%s: %s", tier.name, name.decode(), error.strerror)
+
+
 def copy_lock(source: Fd, target: Fd, name: bytes) -> None:
     """Copy LOCK from one directory to `name` in another, with all its attributes; the file is synced."""
     old = Fd(os.open(LOCK, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=source.fd))
@@ -99,17 +112,18 @@ def remove(tier: Tier, directory: Fd, elsewhere: Fd | None) -> None:
     """Take the guard away, durably.
 
     In its place comes a copy of the LOCK that stands in directory `elsewhere` of another tier, or nothing. Raises
-    OSError.
+    OSError with the guard in place.
     """
     name = b"unguard"
     _clear(tier, name)
-    if elsewhere is None:
-        os.rename(LOCK, name, src_dir_fd=directory.fd, dst_dir_fd=tier.incoming.fd)
-    else:
+    flags = 0 if elsewhere is None else RENAME_EXCHANGE
+    if elsewhere is not None:
         copy_lock(elsewhere, tier.incoming, name)
-        renameat2(tier.incoming.fd, name, directory.fd, LOCK, RENAME_EXCHANGE)
+    renameat2(directory.fd, LOCK, tier.incoming.fd, name, flags)
     failpoints.hit("unguard.exchanged")
-    os.fsync(directory.fd)
-    inside = open_dir(name, tier.incoming.fd)
-    os.unlink(NOTE, dir_fd=inside.fd)
-    os.rmdir(name, dir_fd=tier.incoming.fd)
+    try:
+        os.fsync(directory.fd)
+    except OSError:
+        renameat2(tier.incoming.fd, name, directory.fd, LOCK, flags)
+        raise
+    _clear_later(tier, name)

@@ -73,8 +73,11 @@ class Guards:
         if entry is not None and self._record(entry.id).home == self._primary.name:
             file = self._lock_of_its_own(directory, entry.id)
             record = self._record(file)
-            self._move_lock(directory, record)
+            other = self._copy_lock(directory)
             guard.put(self._primary, self._directories.at(directory, self._primary))
+            self._primary.charge(-record.space, -1)
+            other.charge(record.space, 1)
+            record.home, record.reason = other.name, "beside the guard in the data directory"
             self._catalog.put_file(file, record)
             self.guarded.add(directory)
             self._hooks.reopen(file)
@@ -96,8 +99,8 @@ class Guards:
         self._primary.charge(own.space, 1)
         return new
 
-    def _move_lock(self, directory: int, record: FileRecord) -> None:
-        """Copy a LOCK file from the primary tier to the one that has them, durably, and set its home there."""
+    def _copy_lock(self, directory: int) -> Tier:
+        """Copy a LOCK file from the primary tier to the one that has them, durably; returns that."""
         other = self.lock_tier
         target = self._directories.make(directory, other)
         source = self._directories.at(directory, self._primary)
@@ -105,10 +108,7 @@ class Guards:
             os.unlink(guard.LOCK, dir_fd=target.fd)
         guard.copy_lock(source, target, guard.LOCK)
         os.fsync(target.fd)
-        self._primary.charge(-record.space, -1)
-        other.charge(record.space, 1)
-        record.home = other.name
-        record.reason = "beside the guard in the data directory"
+        return other
 
     def refuse(self, directory: int, name: bytes) -> None:
         """Raise EBUSY where a name on the primary tier is the guard's."""

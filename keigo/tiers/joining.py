@@ -14,8 +14,7 @@ from keigo.config import TierConfig
 from keigo.tiers.fds import O_DIR, Fd
 from keigo.tiers.health import probe
 from keigo.tiers.opening import volume_id
-from keigo.tiers.scan import LOST_FOUND
-from keigo.tiers.tier import STATE, Tier, TierError
+from keigo.tiers.tier import LOST_FOUND, STATE, Tier, TierError
 from keigo.tiers.volume import Volume
 
 

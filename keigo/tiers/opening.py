@@ -28,7 +28,7 @@ from keigo.tiers.fds import O_DIR, Fd, open_dir, read_file, write_durably
 from keigo.tiers.intents import IntentError, IntentLog
 from keigo.tiers.pins import Pins, PinsError
 from keigo.tiers.scan import LOST, Finding, reconcile
-from keigo.tiers.tier import FORMAT, IDENTITY, STATE, Tier, TierError
+from keigo.tiers.tier import FORMAT, IDENTITY, LOST_FOUND, STATE, Tier, TierError
 from keigo.tiers.volume import Volume
 
 VOLUME: Final = b"volume.json"
@@ -236,11 +236,11 @@ def put_aside(tier: Tier) -> int:
         return 0
 
 
-def remove_mirrors(root: Fd) -> None:
-    """Remove empty directories below `root`. Raises OSError."""
+def remove_mirrors(root: Fd, ours: Collection[bytes] = (STATE, LOST_FOUND)) -> None:
+    """Remove empty directories below a tier's root, but for `ours` in it. Raises OSError."""
     for item in list(os.scandir(root.fd)):
-        if item.is_dir(follow_symlinks=False) and os.fsencode(item.name) not in (STATE, b"lost+found"):
+        if item.is_dir(follow_symlinks=False) and os.fsencode(item.name) not in ours:
             below = Fd(os.open(item.name, O_DIR, dir_fd=root.fd))
-            remove_mirrors(below)
+            remove_mirrors(below, ())
             if not os.listdir(below.fd):
                 os.rmdir(item.name, dir_fd=root.fd)

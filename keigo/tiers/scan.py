@@ -18,11 +18,10 @@ from keigo.tiers.catalog import ROOT, Entry, FileRecord
 from keigo.tiers.copying import checksum
 from keigo.tiers.directories import shown
 from keigo.tiers.fds import Fd, open_dir
-from keigo.tiers.tier import STATE, Tier, space_of
+from keigo.tiers.tier import LOST_FOUND, STATE, Tier, space_of
 from keigo.tiers.volume import Volume
 
 LOST: Final = b"lost"
-LOST_FOUND: Final = b"lost+found"  # mkfs makes it in the root of ext file systems
 _CHUNK: Final = 1 << 20
 
 Problem = Literal["missing", "duplicate", "orphan", "size", "checksum", "conflict", "unguarded", "leftover"]

@@ -29,6 +29,8 @@ STATE: Final = b".keigo"
 INCOMING: Final = b"incoming"
 IDENTITY: Final = b"tier.json"
 LOCK: Final = b"lock"
+LOST_FOUND: Final = b"lost+found"
+"""mkfs makes it in the root of ext file systems."""
 FORMAT: Final = 1
 
 

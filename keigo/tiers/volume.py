@@ -37,7 +37,7 @@ from keigo.tiers.open_files import OpenFiles
 from keigo.tiers.orphans import Orphans, open_orphan
 from keigo.tiers.pins import Pins
 from keigo.tiers.placing import Placing
-from keigo.tiers.tier import STATE, Tier
+from keigo.tiers.tier import LOST_FOUND, STATE, Tier
 from keigo.tiers.writers import Writers
 
 
@@ -130,8 +130,8 @@ class Volume:
     # --- names ---
 
     def reserved(self, directory: int, name: bytes) -> bool:
-        """Whether a name is ours and not to be seen through the mount."""
-        return directory == ROOT and name == STATE
+        """Whether a name is ours, or the file system's of a tier that is not in place, and not to be seen."""
+        return directory == ROOT and (name == STATE or (name == LOST_FOUND and not self.primary.in_place))
 
     def lookup(self, directory: int, name: bytes) -> Entry | None:
         """What a name stands for."""

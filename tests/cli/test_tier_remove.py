@@ -210,12 +210,17 @@ def test_a_copy_that_is_under_way_does_not_land_on_a_tier_that_leaves(make_world
     (world.directory / "000001.sst").write_bytes(DATA)
     world.wait_closed()
     ask(world.volume, "migrate", pattern="000001.sst", tier="mid")
-    outcome: list[str] = []
+
+    def leave() -> None:
+        """Without the program's start, in which the copy could end."""
+        with pytest.raises(ControlError, match="went away"):
+            ask(world.volume, "tier-remove", name="fast")
+
     with (world.directory / "000002.log").open("wb", buffering=0):
         move = Migrating(world, "000001.sst", "fast")
         while world.status()["migrations"]["current"] != "000001.sst":
             assert move.outcome is None
-        thread = threading.Thread(target=lambda: outcome.append(remove(world)))
+        thread = threading.Thread(target=leave)
         thread.start()
         assert "tier fast is being removed" in str(move.result())
         assert world.tier_of("000001.sst") == "mid"
@@ -485,6 +490,27 @@ def test_what_was_put_aside_stays(make_world: MakeWorld) -> None:
     assert "/.keigo is left behind" in done.stderr
     assert tiers(world) == ["mid", "slow"]
     assert (lost / "x").read_bytes() == b"x"
+
+
+def test_the_one_that_is_left_fills_up_and_keeps_the_tier(make_world: MakeWorld) -> None:
+    world = filled(make_world, TWO)
+    world.config.write_text(world.config.read_text().replace("in_place: true", "in_place: true, capacity: 8MiB"))
+    kept(world)
+    at = world.directory
+    outcome: list[str] = []
+    with (at / "000001.log").open("wb", buffering=0) as wal:
+        wal.write(DATA)
+        thread = threading.Thread(target=lambda: outcome.append(remove(world, check=False)))
+        thread.start()
+        while world.status()["leaving"] != "fast":
+            assert thread.is_alive()
+        for number in range(2, 11):
+            (at / f"{number:06}.sst").write_bytes(DATA)
+        thread.join()
+        assert "and others have room for" in outcome[0]
+        (at / "000011.sst").write_bytes(DATA)
+    world.wait_closed()
+    assert world.tier_of("000011.sst") == "fast"
 
 
 def test_others_that_fill_up_keep_the_tier(make_world: MakeWorld) -> None:

@@ -14,13 +14,14 @@ import pytest
 
 from fusefs import abi
 from fusefs.abi import Op
-from fusefs.kernel_driver import KernelDriver
+from fusefs.kernel_driver import ROLES, KernelDriver
 from fusefs.namespace import ROOT_ID, Caller, Namespace
 from fusefs.session import KeptHandle, Session
 from keigo import config, mounts
 from keigo.control import ask
+from keigo.lsm.roles import Role
 from keigo.policies import make_policy
-from keigo.tiers import adoption
+from keigo.tiers import adoption, orphans
 from keigo.tiers.adoption import BegunLink, BegunRename
 from keigo.tiers.opening import open_volume
 from tests.conftest import MakeWorld, World
@@ -204,12 +205,20 @@ def test_a_directory_that_was_removed_stays_open(world: World) -> None:
     assert not world.log().count("handle is lost")
 
 
+def leads_to(fd: Path) -> str | None:
+    """Another process closes descriptors while we look."""
+    try:
+        return os.readlink(fd)
+    except FileNotFoundError:
+        return None
+
+
 def test_a_file_made_to_be_written_in_sync_is_so_still(world: World) -> None:
     kept(world)
     opened = os.open(world.directory / "LOG", os.O_WRONLY | os.O_CREAT | os.O_SYNC)
     replace(world)
     fds = Path(f"/proc/{world.pids[-1]}/fd")
-    (number,) = [fd.name for fd in fds.iterdir() if os.readlink(fd) == str(world.directory / "LOG")]
+    (number,) = [fd.name for fd in fds.iterdir() if leads_to(fd) == str(world.directory / "LOG")]
     flags = int(Path(f"/proc/{world.pids[-1]}/fdinfo/{number}").read_text().split("flags:")[1].split()[0], 8)
     assert flags & os.O_SYNC == os.O_SYNC
     os.close(opened)
@@ -356,4 +365,61 @@ def test_an_error_that_one_file_was_told_is_owed_to_the_others(
     daemon(0, 1, 2, 2)
     daemon(0, 1, 2)
     assert told == [errno.EIO, 0, errno.EIO, 0, 0, 0]
+    session.close()
+
+
+def test_what_was_open_without_a_name_is_charged_until_nobody_has_it_open(namespace: Namespace) -> None:
+    """The daemon died in its last RELEASE, perhaps."""
+    volume = namespace.volume
+    tier = volume.tiers[0]
+    before = tier.used, tier.files
+    place = orphans.directory(tier)
+    for number, size in ((1000, 10), (1001, 100)):
+        fd = os.open(b"%d" % number, os.O_WRONLY | os.O_CREAT, dir_fd=place.fd)
+        os.write(fd, bytes(size))
+        os.fsync(fd)  # of what is not written back the blocks may not be known
+        os.close(fd)
+    adoption.adopt_orphans(volume)
+    assert (tier.used, tier.files) == (before[0] + 110, before[1] + 2)
+    opened = volume.open_again(1001, os.O_RDONLY)
+    adoption.drop_unused_orphans(volume)
+    assert os.listdir(place.fd) == ["1001"]
+    assert (tier.used, tier.files) == (before[0] + 100, before[1] + 1)
+    volume.open_files.close(1001, opened, write=False)
+    assert os.listdir(place.fd) == []
+    assert (tier.used, tier.files) == before
+
+
+def test_a_handle_that_cannot_be_restored_is_open_nowhere(
+    namespace: Namespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is lost to who has it, and to nobody else: its file is closed, and others of the inode are counted right."""
+    session = Session.new()
+    found, handle = namespace.create(ROOT_ID, b"000001.sst", 0o644, os.O_RDWR, ME)
+    namespace.release(handle)
+    for number in (1, 2):
+        session.opened(KeptHandle(number, found.id, 0, flags=os.O_RDONLY, role=ROLES.index(Role.SST)))
+    monkeypatch.setattr("fusefs.kernel_driver.read_resent", lambda *_: [])
+    told: list[int] = []
+    monkeypatch.setattr(KernelDriver, "_reply", lambda _self, _unique, error, _data=b"": told.append(error))
+    names, driver = Namespace(namespace.volume), KernelDriver(keeping=True)
+
+    def direct_of(handle: int) -> int:
+        if handle == 1:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return -1
+
+    monkeypatch.setattr(names, "direct_of", direct_of)
+    driver.adopt(names, -1, session)
+    assert not names.is_open(1)
+    assert names.is_open(2)
+    assert namespace.volume.open_files.by_id[found.id].readers == 1
+    assert [kept.number for kept in session.handles()] == [2]
+    for number in (1, 2):
+        driver._dispatch(request(Op.RELEASE, found.id, abi.RELEASE_IN.pack(number, 0, 0, 0)))
+    assert told == [errno.EIO, 0]
+    assert found.id not in namespace.volume.open_files.by_id
+    assert driver._inode(found.id).mediated == 0
+    assert names.open(found.id, os.O_RDONLY) == 2, "nobody ever says that 1 is free"
+    names.close()
     session.close()

@@ -1,0 +1,104 @@
+"""A guard that cannot be set or taken away durably is as it was, and the volume knows."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Iterator
+
+import pytest
+
+from keigo import config
+from keigo.lsm.database import Belief
+from keigo.lsm.threads import Job
+from keigo.policies import make_policy
+from keigo.tiers import creation
+from keigo.tiers.catalog import ROOT
+from keigo.tiers.opening import open_volume
+from keigo.tiers.volume import Volume
+from tests.conftest import MakeWorld, World
+
+
+@pytest.fixture
+def driver() -> str:
+    """None is used."""
+    return "kernel"
+
+
+@pytest.fixture
+def world(make_world: MakeWorld) -> World:
+    return make_world({}, "{slow: [wal, 0, 1, 2, 3, 4, 5, 6]}", names=("fast", "slow"))
+
+
+@pytest.fixture
+def volume(world: World) -> Iterator[Volume]:
+    """With a database."""
+    loaded = config.load(world.config)
+    volume, _ = open_volume(loaded, world.directory, make_policy(loaded))
+    volume.mkdir(ROOT, b"kv", 0o755, 0, 0)
+    yield volume
+    volume.close()
+
+
+def create(volume: Volume, name: bytes) -> None:
+    above = volume.lookup(ROOT, b"kv")
+    assert above is not None
+    file, fd = creation.create(volume, above.id, name, 0o644, 0, 0, 0, 1, Belief(Job.FOREGROUND))
+    volume.open_files.close(file, fd, write=True)
+
+
+def fail_after(monkeypatch: pytest.MonkeyPatch, volume: Volume, count: int) -> None:
+    """Of the syncs on the primary tier one fails."""
+    device = os.fstat(volume.primary.root.fd).st_dev
+    real, left = os.fsync, count
+
+    def call(fd: int) -> None:
+        nonlocal left
+        if os.fstat(fd).st_dev == device:
+            left -= 1
+            if left == 0:
+                raise OSError(errno.EIO, os.strerror(errno.EIO))
+        real(fd)
+
+    monkeypatch.setattr(os, "fsync", call)
+
+
+def is_told_truly(world: World, volume: Volume) -> bool:
+    """Whether there is a guard, which the volume must know."""
+    there = (world.directory / "kv" / "LOCK").is_dir()
+    assert there == bool(volume.guards.guarded)
+    assert [tier.files for tier in volume.tiers] == ([1, 1] if there else [0, 2])
+    return there
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_one_that_cannot_be_set(world: World, volume: Volume, monkeypatch: pytest.MonkeyPatch, count: int) -> None:
+    volume.evacuation.draining = True
+    create(volume, b"LOCK")
+    create(volume, b"CURRENT")
+    volume.evacuation.draining = False
+    above = volume.lookup(ROOT, b"kv")
+    assert above is not None
+    with monkeypatch.context() as patched:
+        fail_after(patched, volume, count)
+        with pytest.raises(OSError, match="Input/output"):
+            volume.guards.put(above.id)
+    assert not is_told_truly(world, volume)
+    volume.guards.put(above.id)
+    assert is_told_truly(world, volume)
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_one_that_cannot_be_taken_away(
+    world: World, volume: Volume, monkeypatch: pytest.MonkeyPatch, count: int
+) -> None:
+    create(volume, b"LOCK")
+    create(volume, b"CURRENT")
+    assert is_told_truly(world, volume)
+    with monkeypatch.context() as patched:
+        fail_after(patched, volume, count)
+        with pytest.raises(OSError, match="Input/output"):
+            volume.guards.remove_all()
+    assert is_told_truly(world, volume)
+    volume.guards.remove_all()
+    assert not is_told_truly(world, volume)
