@@ -31,9 +31,11 @@ from typing import Final
 
 from fusefs import _datapath, abi
 from fusefs.abi import Op
+from fusefs.attributes import ROOT_ID, Attributes, Changes
 from fusefs.driver import CACHE_TIMEOUT, DriverError
+from fusefs.handles import Handle
 from fusefs.messages import Request, ns_of, pack_attributes, timeout
-from fusefs.namespace import ROOT_ID, Attributes, Changes, Namespace
+from fusefs.namespace import Namespace
 from fusefs.resume import NOTED, before, is_done, read_resent
 from fusefs.session import Before, KeptHandle, KeptOperation, Session
 from fusefs.thread_classes import CLASSES, ThreadClasses
@@ -186,14 +188,14 @@ class KernelDriver:
         self._device, self._session, self._adopted = device, session, namespace.volume.catalog.next_id
         session.taken_over()
         namespace.volume.sheltering = True
-        namespace.owe = session.owe
+        namespace.io.owe = session.owe
         self._wire(namespace)
         kept = list(session.handles())
         restored = []
         self._again = read_resent(device, _MAX_WRITE + 8192)
         # A number whose RELEASE comes again must not stand for another handle by then.
         closing = [_released(request) for raw in self._again if (request := Request(raw)).op in _RELEASES]
-        namespace.restore_numbers([*(handle.number for handle in kept), *closing])
+        namespace.handles.restore_numbers([*(handle.number for handle in kept), *closing])
         for handle in kept:
             try:
                 self._restore(handle)
@@ -214,10 +216,10 @@ class KernelDriver:
 
     def _restore(self, kept: KeptHandle) -> None:
         if kept.is_directory:
-            self._namespace.restore_directory(kept.number, kept.node)
+            self._namespace.directories.restore(kept.number, kept.node)
             return
         writes = kept.flags & os.O_ACCMODE != os.O_RDONLY
-        self._namespace.restore(kept.number, kept.node, kept.flags, ROLES[kept.role], owed=kept.owed)
+        self._namespace.files.restore(kept.number, kept.node, kept.flags, ROLES[kept.role], owed=kept.owed)
         inode = self._inode(kept.node)
         with inode.lock:
             inode.handles[kept.number] = (kept.bypass, writes)
@@ -233,7 +235,7 @@ class KernelDriver:
         namespace.meter.read_elsewhere = lambda tier: Moved(*_datapath.tally(tier))
         namespace.meter.failed_elsewhere = _datapath.failures
         namespace.meter.synced_elsewhere = _datapath.syncs
-        namespace.rehomed = self._rehome
+        namespace.files.rehomed = self._rehome
         if namespace.cache is not None:
             _datapath.set_cache_tier(namespace.cache.tier.index)
 
@@ -322,7 +324,7 @@ class KernelDriver:
         _datapath.set_starved(self._starved)
         classes = ThreadClasses(_datapath.forget)
         _datapath.set_classifier(classes.class_of)
-        self._namespace.works_at = classes.told
+        self._namespace.files.works_at = classes.told
         for _ in range(_WAITING):
             self._add_worker()
         # In threads of their own: any of them may have to wait for a device.
@@ -412,7 +414,8 @@ class KernelDriver:
                 self._reply(request.unique, 0, answer)
             if request.op in _RELEASES:
                 # Not before the answer: until then the next daemon may be asked to release this number again.
-                self._namespace.reuse(_released(request))
+                with self._namespace.volume.lock:
+                    self._namespace.handles.reuse(_released(request))
         if slot is not None and self._session is not None:
             self._session.end(slot)
         if request.op == Op.FSYNC and self._session is not None and len(request.body) >= abi.FSYNC_IN.size:
@@ -430,7 +433,7 @@ class KernelDriver:
         if request.unique & abi.RESENT:
             kept = self._answered.get(request.unique & ~abi.RESENT)
             if kept is not None:
-                return self._entry(self._namespace.getattr(kept.node)) + _open_again(kept)
+                return self._entry(self._namespace.nodes.getattr(kept.node)) + _open_again(kept)
             if then is not None and is_done(self._namespace, request, then):
                 return b""
         failpoints.hit("names.begun")
@@ -446,7 +449,7 @@ class KernelDriver:
             kept = self._answered.get(request.unique & ~abi.RESENT)
             if kept is not None:
                 return _open_again(kept)
-        elif request.op in _RELEASES and not self._namespace.is_open(_released(request)):
+        elif request.op in _RELEASES and not self._namespace.handles.is_open(_released(request)):
             return b""
         return handler(self, request)
 
@@ -507,9 +510,11 @@ class KernelDriver:
     def _open(self, node: int, flags: int, unique: int) -> bytes:
         inode = self._inode(node)
         with inode.lock:
-            if flags & os.O_ACCMODE == os.O_RDONLY or (inode.passthrough and not self._namespace.may_bypass(node)):
+            if flags & os.O_ACCMODE == os.O_RDONLY or (
+                inode.passthrough and not self._namespace.files.may_bypass(node)
+            ):
                 self._await_release(inode)
-            handle = self._namespace.open(node, flags)
+            handle = self._namespace.files.open(node, flags)
             return self._opened(inode, node, handle, flags, unique)
 
     @staticmethod
@@ -534,18 +539,18 @@ class KernelDriver:
 
     def _with_mode(self, inode: Inode, node: int, handle: int, flags: int, unique: int) -> bytes:
         writes = flags & os.O_ACCMODE != os.O_RDONLY
-        bypass = inode.passthrough > 0 or (writes and not inode.mediated and self._namespace.may_bypass(node))
-        file = self._namespace.file_of(handle)
+        bypass = inode.passthrough > 0 or (writes and not inode.mediated and self._namespace.files.may_bypass(node))
+        file = self._namespace.handles.files[handle].file
         if bypass and inode.backing is None:
             inode.backing = self._backing_open(file.fd)
             bypass = inode.backing is not None
         inode.handles[handle] = (bypass, writes)
         self._serve_reads(handle, node, bypass=bypass)
         if self._session is not None:
-            role = ROLES.index(self._namespace.role_of(handle))
+            role = ROLES.index(self._namespace.handles.files[handle].role)
             backing = -1 if inode.backing is None else inode.backing
             number = unique & ~abi.RESENT
-            how = self._namespace.flags_of(handle)
+            how = self._namespace.handles.files[handle].flags
             self._session.opened(KeptHandle(handle, node, number, False, how, bypass, backing, role))
             failpoints.hit("open.noted")
         self._count_open(inode, node, bypass=bypass)
@@ -567,7 +572,7 @@ class KernelDriver:
         self._close_backing(inode)
         if handle < _datapath.MAX_HANDLES:
             _datapath.clear(handle)
-        self._namespace.release(handle)
+        self._namespace.files.release(handle)
         inode.changed.notify_all()
 
     def _close_backing(self, inode: Inode) -> bool:
@@ -581,12 +586,12 @@ class KernelDriver:
     def _serve_reads(self, handle: int, node: int, *, bypass: bool) -> None:
         """Let the data path serve a handle."""
         if handle < _datapath.MAX_HANDLES:
-            file = self._namespace.file_of(handle)
-            direct = -1 if bypass else self._namespace.direct_of(handle)
+            file = self._namespace.handles.files[handle].file
+            direct = -1 if bypass else self._namespace.files.direct_of(handle)
             with self._namespace.volume.lock:  # a migration sets the tier under it, too
                 tier = self._namespace.volume.open_files[node].tier
                 _datapath.set(handle, file.fd, direct, tier.index, node)
-                chunks = None if bypass else self._namespace.chunks_of(handle)
+                chunks = None if bypass else self._namespace.handles.files[handle].chunks
                 if chunks is not None:
                     _datapath.attach(handle, chunks)
 
@@ -599,14 +604,14 @@ class KernelDriver:
         else:
             inode.mediated += 1
 
-    def _rehome(self, handle: int, tier: int) -> None:
+    @staticmethod
+    def _rehome(opened: Handle, tier: int) -> None:
         """A handle's file has migrated. `Volume.lock` is held."""
-        if handle >= _datapath.MAX_HANDLES:
+        if opened.number >= _datapath.MAX_HANDLES:
             return
-        _datapath.move(handle, tier)
-        chunks = self._namespace.chunks_of(handle)
-        if chunks is not None:
-            _datapath.attach(handle, chunks)
+        _datapath.move(opened.number, tier)
+        if opened.chunks is not None:
+            _datapath.attach(opened.number, opened.chunks)
 
     def _backing_open(self, fd: int) -> int | None:
         """Register a file with the kernel; None where it refuses (then the file is mediated)."""
@@ -628,8 +633,8 @@ class KernelDriver:
             if bypass:
                 inode.passthrough -= 1
                 self._namespace.volume.pin_open(node, -1)
-                if self._close_backing(inode) and self._namespace.role_of(handle) in IMMUTABLE:
-                    written = self._namespace.file_of(handle)
+                if self._close_backing(inode) and self._namespace.handles.files[handle].role in IMMUTABLE:
+                    written = self._namespace.handles.files[handle].file
             else:
                 inode.mediated -= 1
             inode.reads = _add_counts(inode.reads, handle)
@@ -638,7 +643,7 @@ class KernelDriver:
                     reads, size = _datapath.clear(handle)
                     if reads:
                         _add_reads(self._fresh, node, reads, size)
-            self._namespace.release(handle, reuse=False)
+            self._namespace.files.release(handle, reuse=False)
             inode.changed.notify_all()
         if written is not None:
             _drop_pages(written)
@@ -648,7 +653,7 @@ class KernelDriver:
     def _do_lookup(self, request: Request) -> bytes:
         (name,) = request.names(0, 1)
         try:
-            found = self._namespace.lookup(request.node, name)
+            found = self._namespace.names.lookup(request.node, name)
         except FileNotFoundError:
             valid, valid_ns = timeout(CACHE_TIMEOUT)
             return abi.ENTRY.pack(0, 0, valid, 0, valid_ns, 0) + bytes(abi.ATTR.size)
@@ -667,7 +672,7 @@ class KernelDriver:
             self._forget(node, lookups)
 
     def _do_getattr(self, request: Request) -> bytes:
-        return self._attributes(self._namespace.getattr(request.node))
+        return self._attributes(self._namespace.nodes.getattr(request.node))
 
     def _do_setattr(self, request: Request) -> bytes:
         (valid, _, handle, size, _, atime, mtime, _, atime_ns, mtime_ns, _, mode, _, uid, gid, _) = (
@@ -693,64 +698,64 @@ class KernelDriver:
             else None,
             kill_privileges=bool(valid & abi.FATTR_KILL_SUIDGID),
         )
-        found = self._namespace.setattr(request.node, changes, handle if valid & abi.FATTR_FH else None)
+        found = self._namespace.nodes.setattr(request.node, changes, handle if valid & abi.FATTR_FH else None)
         return self._attributes(found)
 
     def _do_readlink(self, request: Request) -> bytes:
-        return self._namespace.readlink(request.node)
+        return self._namespace.nodes.readlink(request.node)
 
     def _do_symlink(self, request: Request) -> bytes:
         name, target = request.names(0, 2)
-        return self._entry(self._namespace.symlink(request.node, name, target, request.caller))
+        return self._entry(self._namespace.names.symlink(request.node, name, target, request.caller))
 
     def _do_mknod(self, request: Request) -> bytes:
         mode, _, _, _ = abi.MKNOD_IN.unpack_from(request.body)
         (name,) = request.names(abi.MKNOD_IN.size, 1)
-        return self._entry(self._namespace.mknod(request.node, name, mode, request.caller))
+        return self._entry(self._namespace.names.mknod(request.node, name, mode, request.caller))
 
     def _do_mkdir(self, request: Request) -> bytes:
         mode, _ = abi.MKDIR_IN.unpack_from(request.body)
         (name,) = request.names(abi.MKDIR_IN.size, 1)
-        return self._entry(self._namespace.mkdir(request.node, name, mode, request.caller))
+        return self._entry(self._namespace.names.mkdir(request.node, name, mode, request.caller))
 
     def _do_unlink(self, request: Request) -> bytes:
         (name,) = request.names(0, 1)
-        self._namespace.unlink(request.node, name)
+        self._namespace.names.unlink(request.node, name)
         return b""
 
     def _do_rmdir(self, request: Request) -> bytes:
         (name,) = request.names(0, 1)
-        self._namespace.rmdir(request.node, name)
+        self._namespace.names.rmdir(request.node, name)
         return b""
 
     def _do_rename(self, request: Request) -> bytes:
         (parent,) = abi.RENAME_IN.unpack_from(request.body)
         old, new = request.names(abi.RENAME_IN.size, 2)
-        self._namespace.rename(request.node, old, parent, new, 0)
+        self._namespace.names.rename(request.node, old, parent, new, 0)
         return b""
 
     def _do_rename2(self, request: Request) -> bytes:
         parent, flags, _ = abi.RENAME2_IN.unpack_from(request.body)
         old, new = request.names(abi.RENAME2_IN.size, 2)
-        self._namespace.rename(request.node, old, parent, new, flags)
+        self._namespace.names.rename(request.node, old, parent, new, flags)
         return b""
 
     def _do_link(self, request: Request) -> bytes:
         (node,) = abi.LINK_IN.unpack_from(request.body)
         (name,) = request.names(abi.LINK_IN.size, 1)
-        return self._entry(self._namespace.link(node, request.node, name))
+        return self._entry(self._namespace.names.link(node, request.node, name))
 
     def _do_open(self, request: Request) -> bytes:
         flags, extra = abi.OPEN_IN.unpack_from(request.body)
         answer = self._open(request.node, flags, request.unique)
         if extra & abi.OPEN_KILL_SUIDGID:
-            self._namespace.setattr(request.node, Changes(kill_privileges=True))
+            self._namespace.nodes.setattr(request.node, Changes(kill_privileges=True))
         return answer
 
     def _do_create(self, request: Request) -> bytes:
         flags, mode, _, _ = abi.CREATE_IN.unpack_from(request.body)
         (name,) = request.names(abi.CREATE_IN.size, 1)
-        found, handle = self._namespace.create(request.node, name, mode, flags, request.caller)
+        found, handle = self._namespace.files.create(request.node, name, mode, flags, request.caller)
         self._namespace.volume.commit()
         entry = self._entry(found)
         inode = self._inode(found.id)
@@ -760,7 +765,7 @@ class KernelDriver:
 
     def _do_read(self, request: Request) -> bytes:
         handle, offset, size, *_ = abi.READ_IN.unpack_from(request.body)
-        return self._namespace.read(handle, offset, min(size, _MAX_WRITE))
+        return self._namespace.io.read(handle, offset, min(size, _MAX_WRITE))
 
     def _do_write(self, request: Request) -> bytes:
         handle, offset, size, flags, *_ = abi.WRITE_IN.unpack_from(request.body)
@@ -768,8 +773,8 @@ class KernelDriver:
         if len(data) != size:
             raise OSError(errno.EINVAL, "malformed request")
         if flags & abi.WRITE_KILL_SUIDGID:
-            self._namespace.setattr(request.node, Changes(kill_privileges=True))
-        return abi.WRITE_OUT.pack(self._namespace.write(handle, offset, data), 0)
+            self._namespace.nodes.setattr(request.node, Changes(kill_privileges=True))
+        return abi.WRITE_OUT.pack(self._namespace.io.write(handle, offset, data), 0)
 
     def _do_statfs(self, _request: Request) -> bytes:
         space = self._namespace.statfs()
@@ -792,12 +797,12 @@ class KernelDriver:
 
     def _do_flush(self, request: Request) -> bytes:
         handle, *_ = abi.FLUSH_IN.unpack_from(request.body)
-        self._namespace.flush(handle)
+        self._namespace.io.flush(handle)
         return b""
 
     def _do_fsync(self, request: Request) -> bytes:
         handle, flags, _ = abi.FSYNC_IN.unpack_from(request.body)
-        self._namespace.fsync(handle, data_only=bool(flags & abi.FSYNC_DATA_ONLY))
+        self._namespace.io.fsync(handle, data_only=bool(flags & abi.FSYNC_DATA_ONLY))
         return b""
 
     def _do_setxattr(self, request: Request) -> bytes:
@@ -807,7 +812,7 @@ class KernelDriver:
         value = bytes(request.body[start : start + size])
         if len(value) != size:
             raise OSError(errno.EINVAL, "malformed request")
-        self._namespace.setxattr(request.node, name, value, flags)
+        self._namespace.nodes.setxattr(request.node, name, value, flags)
         return b""
 
     @staticmethod
@@ -822,19 +827,19 @@ class KernelDriver:
     def _do_getxattr(self, request: Request) -> bytes:
         size, _ = abi.GETXATTR_IN.unpack_from(request.body)
         (name,) = request.names(abi.GETXATTR_IN.size, 1)
-        return self._sized(self._namespace.getxattr(request.node, name), size)
+        return self._sized(self._namespace.nodes.getxattr(request.node, name), size)
 
     def _do_listxattr(self, request: Request) -> bytes:
         size, _ = abi.GETXATTR_IN.unpack_from(request.body)
-        return self._sized(b"".join(name + b"\0" for name in self._namespace.listxattr(request.node)), size)
+        return self._sized(b"".join(name + b"\0" for name in self._namespace.nodes.listxattr(request.node)), size)
 
     def _do_removexattr(self, request: Request) -> bytes:
         (name,) = request.names(0, 1)
-        self._namespace.removexattr(request.node, name)
+        self._namespace.nodes.removexattr(request.node, name)
         return b""
 
     def _do_opendir(self, request: Request) -> bytes:
-        handle = self._namespace.opendir(request.node)
+        handle = self._namespace.directories.opendir(request.node)
         if self._session is not None:
             self._session.opened(KeptHandle(handle, request.node, request.unique & ~abi.RESENT, is_directory=True))
         return abi.OPEN_OUT.pack(handle, 0, 0)
@@ -850,7 +855,7 @@ class KernelDriver:
     def _directory(self, handle: int, offset: int, size: int, *, plus: bool) -> bytes:
         parts: list[bytes] = []
         used = 0
-        for name, found, following in self._namespace.readdir(handle, offset):
+        for name, found, following in self._namespace.directories.readdir(handle, offset):
             head = abi.ENTRY.size + abi.ATTR.size if plus else 0
             length = -(-(head + abi.DIRENT.size + len(name)) // 8) * 8
             if used + length > size:
@@ -869,26 +874,26 @@ class KernelDriver:
         handle, *_ = abi.RELEASE_IN.unpack_from(request.body)
         if self._session is not None:
             self._session.released(handle)
-        self._namespace.releasedir(handle, reuse=False)
+        self._namespace.directories.releasedir(handle, reuse=False)
         return b""
 
     def _do_fsyncdir(self, request: Request) -> bytes:
         handle, *_ = abi.FSYNC_IN.unpack_from(request.body)
-        self._namespace.fsyncdir(handle)
+        self._namespace.directories.fsyncdir(handle)
         return b""
 
     def _do_fallocate(self, request: Request) -> bytes:
         handle, offset, length, mode, _ = abi.FALLOCATE_IN.unpack_from(request.body)
-        self._namespace.fallocate(handle, mode, offset, length)
+        self._namespace.io.fallocate(handle, mode, offset, length)
         return b""
 
     def _do_lseek(self, request: Request) -> bytes:
         handle, offset, whence, _ = abi.LSEEK_IN.unpack_from(request.body)
-        return abi.LSEEK_OUT.pack(self._namespace.lseek(handle, offset, whence))
+        return abi.LSEEK_OUT.pack(self._namespace.io.lseek(handle, offset, whence))
 
     def _do_copy_file_range(self, request: Request) -> bytes:
         source, offset, _, target, target_offset, length, _ = abi.COPY_FILE_RANGE_IN.unpack_from(request.body)
-        done = self._namespace.copy_file_range(source, offset, target, target_offset, length)
+        done = self._namespace.io.copy_file_range(source, offset, target, target_offset, length)
         return abi.WRITE_OUT.pack(done, 0)
 
     def _do_destroy(self, _request: Request) -> bytes:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 
 from fusefs import abi
-from fusefs.namespace import Attributes, Caller
+from fusefs.attributes import Attributes, Caller
 
 
 class Request:

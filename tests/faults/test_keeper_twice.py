@@ -14,8 +14,9 @@ import pytest
 
 from fusefs import abi
 from fusefs.abi import Op
+from fusefs.attributes import ROOT_ID, Caller
 from fusefs.kernel_driver import KernelDriver
-from fusefs.namespace import ROOT_ID, Caller, Namespace
+from fusefs.namespace import Namespace
 from fusefs.session import KeptHandle, Session
 from keigo import config, mounts
 from keigo.control import ask
@@ -88,21 +89,21 @@ def test_a_number_is_not_used_again_before_its_release_is_answered(
     namespace: Namespace, monkeypatch: pytest.MonkeyPatch, op: Op
 ) -> None:
     """Else a daemon that dies before the answer leaves a RELEASE that would close somebody else's file."""
-    found, first = namespace.create(ROOT_ID, b"plain", 0o644, os.O_RDWR, ME)
+    found, first = namespace.files.create(ROOT_ID, b"plain", 0o644, os.O_RDWR, ME)
     driver = KernelDriver()
     driver._namespace = namespace
     node, number = found.id, first
     if op == Op.RELEASEDIR:
-        node, number = ROOT_ID, namespace.opendir(ROOT_ID)
+        node, number = ROOT_ID, namespace.directories.opendir(ROOT_ID)
     else:
         driver._inode(node).handles[number] = (False, True)
     meanwhile: list[int] = []
-    monkeypatch.setattr(driver, "_reply", lambda *_: meanwhile.append(namespace.open(found.id, os.O_RDONLY)))
+    monkeypatch.setattr(driver, "_reply", lambda *_: meanwhile.append(namespace.files.open(found.id, os.O_RDONLY)))
     body = abi.RELEASE_IN.pack(number, 0, 0, 0)
     driver._dispatch(request(op, node, body))
     assert meanwhile
     assert meanwhile[0] != number
-    assert namespace.open(found.id, os.O_RDONLY) == number, "after the answer it is free"
+    assert namespace.files.open(found.id, os.O_RDONLY) == number, "after the answer it is free"
 
 
 def test_a_number_whose_release_comes_again_is_not_used_before(
@@ -112,7 +113,7 @@ def test_a_number_whose_release_comes_again_is_not_used_before(
     monkeypatch.setattr("fusefs.kernel_driver.read_resent", lambda *_: [again])
     driver, session = KernelDriver(keeping=True), Session.new()
     driver.adopt(namespace, -1, session)
-    _, handle = namespace.create(ROOT_ID, b"plain", 0o644, os.O_RDWR, ME)
+    _, handle = namespace.files.create(ROOT_ID, b"plain", 0o644, os.O_RDWR, ME)
     assert handle != 1
     session.close()
 
@@ -148,11 +149,11 @@ def test_an_attribute_is_removed_once(world: World, point: str) -> None:
 def test_names_in_a_directory_that_was_renamed_meanwhile(namespace: Namespace) -> None:
     """Both changes were under way, in two threads, and neither was recorded."""
     volume = namespace.volume
-    above = namespace.mkdir(ROOT_ID, b"old", 0o755, ME).id
+    above = namespace.names.mkdir(ROOT_ID, b"old", 0o755, ME).id
     nodes = {}
     for name in (b"one", b"two"):
-        found, handle = namespace.create(above, name, 0o644, os.O_RDWR, ME)
-        namespace.release(handle)
+        found, handle = namespace.files.create(above, name, 0o644, os.O_RDWR, ME)
+        namespace.files.release(handle)
         nodes[name] = found.id
     at = Path(f"/proc/self/fd/{volume.primary.root.fd}")
     inodes = {name: (at / "old" / os.fsdecode(name)).stat().st_ino for name in nodes}
@@ -175,13 +176,13 @@ def test_names_in_a_directory_that_was_renamed_meanwhile(namespace: Namespace) -
 
 def test_two_links_of_a_file_that_were_exchanged(namespace: Namespace) -> None:
     """Nothing tells whether that was done, nor does it matter."""
-    found, handle = namespace.create(ROOT_ID, b"one", 0o644, os.O_RDWR, ME)
-    namespace.release(handle)
-    namespace.link(found.id, ROOT_ID, b"two")
+    found, handle = namespace.files.create(ROOT_ID, b"one", 0o644, os.O_RDWR, ME)
+    namespace.files.release(handle)
+    namespace.names.link(found.id, ROOT_ID, b"two")
     inode = namespace.volume.stat_file(found.id).st_ino
     begun = BegunRename((ROOT_ID, b"one"), (ROOT_ID, b"two"), True, found.id, found.id, inode, inode)
     adoption.settle(namespace.volume, [begun], [])
-    assert namespace.getattr(found.id).nlink == 2
+    assert namespace.nodes.getattr(found.id).nlink == 2
 
 
 def test_a_listing_goes_on_where_it_was(world: World) -> None:
@@ -346,8 +347,8 @@ def test_an_error_that_one_file_was_told_is_owed_to_the_others(
     session = Session.new()
     nodes = []
     for number in (1, 2):
-        found, handle = namespace.create(ROOT_ID, b"%d" % number, 0o644, os.O_RDWR, ME)
-        namespace.release(handle)
+        found, handle = namespace.files.create(ROOT_ID, b"%d" % number, 0o644, os.O_RDWR, ME)
+        namespace.files.release(handle)
         nodes.append(found.id)
         session.opened(KeptHandle(number, found.id, 0, flags=os.O_RDWR))
     monkeypatch.setattr("fusefs.kernel_driver.read_resent", lambda *_: [])

@@ -314,11 +314,11 @@ def test_malformed_requests_get_an_errno() -> None:
     from fusefs import abi, kernel_driver
 
     class Nothing:
-        def __getattr__(self, name: str) -> Callable[..., object]:
-            def refuse(*_args: object, **_kwargs: object) -> object:
-                raise OSError(2, name)
+        def __getattr__(self, _name: str) -> Nothing:
+            return self
 
-            return refuse
+        def __call__(self, *_args: object, **_kwargs: object) -> object:
+            raise OSError(2, "nothing")
 
     driver = kernel_driver.KernelDriver()
     driver._namespace = Nothing()  # type: ignore[assignment]
