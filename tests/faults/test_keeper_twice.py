@@ -15,8 +15,14 @@ import pytest
 from fusefs import abi
 from fusefs.abi import Op
 from fusefs.attributes import ROOT_ID, Caller
+from fusefs.connection import Connection
+from fusefs.dispatch import Dispatcher
+from fusefs.inodes import Inodes
 from fusefs.kernel_driver import KernelDriver
 from fusefs.namespace import Namespace
+from fusefs.opens import Opens
+from fusefs.operations import Operations
+from fusefs.read_counts import ReadCounts
 from fusefs.session import KeptHandle, Session
 from keigo import config, mounts
 from keigo.control import ask
@@ -85,22 +91,24 @@ def request(op: Op, node: int, body: bytes) -> bytes:
 
 
 @pytest.mark.parametrize("op", [Op.RELEASE, Op.RELEASEDIR])
-def test_a_number_is_not_used_again_before_its_release_is_answered(
-    namespace: Namespace, monkeypatch: pytest.MonkeyPatch, op: Op
-) -> None:
+def test_a_number_is_not_used_again_before_its_release_is_answered(namespace: Namespace, op: Op) -> None:
     """Else a daemon that dies before the answer leaves a RELEASE that would close somebody else's file."""
     found, first = namespace.files.create(ROOT_ID, b"plain", 0o644, os.O_RDWR, ME)
-    driver = KernelDriver()
-    driver._namespace = namespace
+    inodes = Inodes()
+    opens = Opens(namespace, Connection(-1), inodes, ReadCounts(inodes), None)
+    meanwhile: list[int] = []
+
+    def reply(_unique: int, _error: int, _data: bytes) -> None:
+        meanwhile.append(namespace.files.open(found.id, os.O_RDONLY))
+
+    dispatcher = Dispatcher(Operations(namespace, inodes, opens).handlers(), reply, namespace, inodes)
     node, number = found.id, first
     if op == Op.RELEASEDIR:
         node, number = ROOT_ID, namespace.directories.opendir(ROOT_ID)
     else:
-        driver._inode(node).handles[number] = (False, True)
-    meanwhile: list[int] = []
-    monkeypatch.setattr(driver, "_reply", lambda *_: meanwhile.append(namespace.files.open(found.id, os.O_RDONLY)))
+        inodes.get(node).handles[number] = (False, True)
     body = abi.RELEASE_IN.pack(number, 0, 0, 0)
-    driver._dispatch(request(op, node, body))
+    dispatcher.answer(request(op, node, body))
     assert meanwhile
     assert meanwhile[0] != number
     assert namespace.files.open(found.id, os.O_RDONLY) == number, "after the answer it is free"
@@ -110,7 +118,7 @@ def test_a_number_whose_release_comes_again_is_not_used_before(
     namespace: Namespace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     again = request(Op.RELEASE, 5, abi.RELEASE_IN.pack(1, 0, 0, 0))
-    monkeypatch.setattr("fusefs.kernel_driver.read_resent", lambda *_: [again])
+    monkeypatch.setattr("fusefs.takeover.read_resent", lambda *_: [again])
     driver, session = KernelDriver(keeping=True), Session.new()
     driver.adopt(namespace, -1, session)
     _, handle = namespace.files.create(ROOT_ID, b"plain", 0o644, os.O_RDWR, ME)
@@ -351,9 +359,9 @@ def test_an_error_that_one_file_was_told_is_owed_to_the_others(
         namespace.files.release(handle)
         nodes.append(found.id)
         session.opened(KeptHandle(number, found.id, 0, flags=os.O_RDWR))
-    monkeypatch.setattr("fusefs.kernel_driver.read_resent", lambda *_: [])
+    monkeypatch.setattr("fusefs.takeover.read_resent", lambda *_: [])
     told: list[int] = []
-    monkeypatch.setattr(KernelDriver, "_reply", lambda _self, _unique, error, _data=b"": told.append(error))
+    monkeypatch.setattr(Connection, "reply", lambda _self, _unique, error, _data=b"": told.append(error))
 
     def daemon(of_root: int, *handles: int) -> None:
         monkeypatch.setattr("keigo.tiers.tier.sync_file_system", lambda _fd: of_root)
@@ -361,8 +369,9 @@ def test_an_error_that_one_file_was_told_is_owed_to_the_others(
             tier._written_back = None
         names, driver = Namespace(namespace.volume), KernelDriver(keeping=True)
         driver.adopt(names, -1, session)
+        answer = driver.dispatcher().answer
         for handle in handles:
-            driver._dispatch(request(Op.FSYNC, nodes[handle - 1], abi.FSYNC_IN.pack(handle, 0, 0)))
+            answer(request(Op.FSYNC, nodes[handle - 1], abi.FSYNC_IN.pack(handle, 0, 0)))
         names.close()
 
     daemon(errno.EIO, 1)
