@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import errno
+from collections.abc import Callable
+from typing import Final
 
 from fusefs import abi
-from fusefs.namespace import Attributes, Caller
+from fusefs.abi import Op
+from fusefs.attributes import Attributes, Caller
 
 
 class Request:
@@ -28,6 +31,17 @@ class Request:
         if len(parts) <= count:
             raise OSError(errno.EINVAL, "malformed request")
         return parts[:count]
+
+
+Handler = Callable[[Request], bytes | None]
+"""Carries out an operation and returns the answer; None: there is to be none."""
+RELEASES: Final = frozenset({Op.RELEASE, Op.RELEASEDIR})
+
+
+def released(request: Request) -> int:
+    """The handle that one of `RELEASES` is about."""
+    handle: int = abi.RELEASE_IN.unpack_from(request.body)[0]
+    return handle
 
 
 def timeout(seconds: float) -> tuple[int, int]:

@@ -34,8 +34,9 @@ from pyfuse3 import (
     XAttrNameT,
 )
 
+from fusefs.attributes import Attributes, Caller, Changes
 from fusefs.driver import CACHE_TIMEOUT, DriverError
-from fusefs.namespace import Attributes, Caller, Changes, Namespace
+from fusefs.namespace import Namespace
 from fusefs.reading_threads import ReadingThreads
 from keigo.lsm.roles import IMMUTABLE
 from keigo.lsm.threads import Job, process_of_thread
@@ -99,7 +100,13 @@ class Operations(pyfuse3.Operations):
 
     def __init__(self, namespace: Namespace) -> None:
         super().__init__()
-        self._namespace = namespace
+        self._names = namespace.names
+        self._nodes = namespace.nodes
+        self._files = namespace.files
+        self._io = namespace.io
+        self._directories = namespace.directories
+        self._open_files = namespace.handles.files
+        self._statfs = namespace.statfs
         self._limiter = trio.CapacityLimiter(_THREADS)
         self._threads = ReadingThreads()
         self._opened: dict[int, tuple[int, int | None]] = {}
@@ -125,7 +132,7 @@ class Operations(pyfuse3.Operations):
         """Find a name; the kernel may remember that there is none."""
         del ctx
         try:
-            return _entry(await self._call(self._namespace.lookup, parent_inode, name))
+            return _entry(await self._call(self._names.lookup, parent_inode, name))
         except FUSEError as error:
             if error.errno != errno.ENOENT:
                 raise
@@ -142,7 +149,7 @@ class Operations(pyfuse3.Operations):
     async def getattr(self, inode: InodeT, ctx: RequestContext) -> EntryAttributes:
         """Attributes of a node."""
         del ctx
-        return _entry(await self._call(self._namespace.getattr, inode))
+        return _entry(await self._call(self._nodes.getattr, inode))
 
     async def setattr(
         self,
@@ -162,39 +169,39 @@ class Operations(pyfuse3.Operations):
             atime_ns=attr.st_atime_ns if fields.update_atime else None,
             mtime_ns=attr.st_mtime_ns if fields.update_mtime else None,
         )
-        return _entry(await self._call(self._namespace.setattr, inode, changes, fh))
+        return _entry(await self._call(self._nodes.setattr, inode, changes, fh))
 
     async def readlink(self, inode: InodeT, ctx: RequestContext) -> FileNameT:
         """Target of a symbolic link."""
         del ctx
-        return FileNameT(await self._call(self._namespace.readlink, inode))
+        return FileNameT(await self._call(self._nodes.readlink, inode))
 
     async def mknod(
         self, parent_inode: InodeT, name: FileNameT, mode: ModeT, rdev: int, ctx: RequestContext
     ) -> EntryAttributes:
         """Make a FIFO, socket or file."""
         del rdev
-        return _entry(await self._call(self._namespace.mknod, parent_inode, name, mode, _caller(ctx)))
+        return _entry(await self._call(self._names.mknod, parent_inode, name, mode, _caller(ctx)))
 
     async def mkdir(self, parent_inode: InodeT, name: FileNameT, mode: ModeT, ctx: RequestContext) -> EntryAttributes:
         """Make a directory."""
-        return _entry(await self._call(self._namespace.mkdir, parent_inode, name, mode, _caller(ctx)))
+        return _entry(await self._call(self._names.mkdir, parent_inode, name, mode, _caller(ctx)))
 
     async def unlink(self, parent_inode: InodeT, name: FileNameT, ctx: RequestContext) -> None:
         """Remove a file's name."""
         del ctx
-        await self._call(self._namespace.unlink, parent_inode, name)
+        await self._call(self._names.unlink, parent_inode, name)
 
     async def rmdir(self, parent_inode: InodeT, name: FileNameT, ctx: RequestContext) -> None:
         """Remove a directory."""
         del ctx
-        await self._call(self._namespace.rmdir, parent_inode, name)
+        await self._call(self._names.rmdir, parent_inode, name)
 
     async def symlink(
         self, parent_inode: InodeT, name: FileNameT, target: FileNameT, ctx: RequestContext
     ) -> EntryAttributes:
         """Make a symbolic link."""
-        return _entry(await self._call(self._namespace.symlink, parent_inode, name, target, _caller(ctx)))
+        return _entry(await self._call(self._names.symlink, parent_inode, name, target, _caller(ctx)))
 
     async def rename(
         self,
@@ -207,34 +214,34 @@ class Operations(pyfuse3.Operations):
     ) -> None:
         """Rename, replace or exchange."""
         del ctx
-        await self._call(self._namespace.rename, parent_inode_old, name_old, parent_inode_new, name_new, flags)
+        await self._call(self._names.rename, parent_inode_old, name_old, parent_inode_new, name_new, flags)
 
     async def link(
         self, inode: InodeT, new_parent_inode: InodeT, new_name: FileNameT, ctx: RequestContext
     ) -> EntryAttributes:
         """Make a hard link."""
         del ctx
-        return _entry(await self._call(self._namespace.link, inode, new_parent_inode, new_name))
+        return _entry(await self._call(self._names.link, inode, new_parent_inode, new_name))
 
     async def create(
         self, parent_inode: InodeT, name: FileNameT, mode: ModeT, flags: FlagT, ctx: RequestContext
     ) -> tuple[FileInfo, EntryAttributes]:
         """Create and open a file."""
-        attributes, handle = await self._call(self._namespace.create, parent_inode, name, mode, flags, _caller(ctx))
+        attributes, handle = await self._call(self._files.create, parent_inode, name, mode, flags, _caller(ctx))
         return _file_info(handle), _entry(attributes)
 
     async def open(self, inode: InodeT, flags: FlagT, ctx: RequestContext) -> FileInfo:
         """Open a file."""
-        handle = await self._call(self._namespace.open, inode, flags)
-        if self._namespace.role_of(handle) in IMMUTABLE:
+        handle = await self._call(self._files.open, inode, flags)
+        if self._open_files[handle].role in IMMUTABLE:
             self._opened[handle] = inode, process_of_thread(ctx.pid)
         return _file_info(handle)
 
     async def read(self, fh: FileHandleT, off: int, size: int) -> bytes:
         """Read, in the loop when the bytes are in memory."""
-        chunks = self._namespace.chunks_of(fh)
+        chunks = self._open_files[fh].chunks
         if chunks is not None:  # it waits for one device or the other, as a rule
-            found, served = await self._call(self._namespace.read_cached, fh, off, size)
+            found, served = await self._call(self._io.read_cached, fh, off, size)
         else:
             found, served = await self._read_home(fh, off, size), 0
         if fh in self._opened:
@@ -243,10 +250,10 @@ class Operations(pyfuse3.Operations):
 
     async def _read_home(self, fh: FileHandleT, off: int, size: int) -> bytes:
         try:
-            found = self._namespace.read_nowait(fh, off, size)
+            found = self._io.read_nowait(fh, off, size)
         except Exception as error:  # noqa: BLE001  whatever it is must be answered; defects are logged there
             raise _answer(error, "read") from None
-        return await self._call(self._namespace.read, fh, off, size) if found is None else found
+        return await self._call(self._io.read, fh, off, size) if found is None else found
 
     def _count(self, fh: int, off: int, size: int, chunks: Chunks | None, served: int) -> None:
         """Before the answer: the reader still waits for it."""
@@ -266,34 +273,34 @@ class Operations(pyfuse3.Operations):
 
     async def write(self, fh: FileHandleT, off: int, buf: bytes) -> int:
         """Write; in the loop when it is small and only goes to memory."""
-        if len(buf) > _SMALL_WRITE or self._namespace.is_synchronous(fh):
-            return await self._call(self._namespace.write, fh, off, buf)
+        if len(buf) > _SMALL_WRITE or self._io.is_synchronous(fh):
+            return await self._call(self._io.write, fh, off, buf)
         try:
-            return self._namespace.write(fh, off, buf)
+            return self._io.write(fh, off, buf)
         except Exception as error:  # noqa: BLE001  as in _call
             raise _answer(error, "write") from None
 
     async def flush(self, fh: FileHandleT) -> None:
         """A descriptor was closed."""
-        await self._call(self._namespace.flush, fh)
+        await self._call(self._io.flush, fh)
 
     async def fsync(self, fh: FileHandleT, datasync: bool) -> None:
         """Make a file durable."""
-        await self._call(self._namespace.fsync, fh, data_only=datasync)
+        await self._call(self._io.fsync, fh, data_only=datasync)
 
     async def release(self, fh: FileHandleT) -> None:
         """The last descriptor was closed."""
         self._opened.pop(fh, None)
-        await self._call(self._namespace.release, fh)
+        await self._call(self._files.release, fh)
 
     async def opendir(self, inode: InodeT, ctx: RequestContext) -> FileHandleT:
         """Open a directory."""
         del ctx
-        return FileHandleT(await self._call(self._namespace.opendir, inode))
+        return FileHandleT(await self._call(self._directories.opendir, inode))
 
     async def readdir(self, fh: FileHandleT, start_id: int, token: ReaddirToken) -> None:
         """Names from an offset on, as many as fit."""
-        entries = await self._call(self._namespace.readdir, fh, start_id)
+        entries = await self._call(self._directories.readdir, fh, start_id)
         while True:
             batch = await self._call(_take, entries, 64)
             for name, attributes, following in batch:
@@ -304,17 +311,17 @@ class Operations(pyfuse3.Operations):
 
     async def releasedir(self, fh: FileHandleT) -> None:
         """Close a directory."""
-        await self._call(self._namespace.releasedir, fh)
+        await self._call(self._directories.releasedir, fh)
 
     async def fsyncdir(self, fh: FileHandleT, datasync: bool) -> None:
         """Make names durable."""
         del datasync
-        await self._call(self._namespace.fsyncdir, fh)
+        await self._call(self._directories.fsyncdir, fh)
 
     async def statfs(self, ctx: RequestContext) -> StatvfsData:
         """Room of the volume."""
         del ctx
-        space = await self._call(self._namespace.statfs)
+        space = await self._call(self._statfs)
         data = StatvfsData()
         data.f_bsize = data.f_frsize = space.block
         data.f_blocks = space.blocks
@@ -330,22 +337,22 @@ class Operations(pyfuse3.Operations):
         if not name.startswith(b"user."):
             # The kernel asks for security.capability before every write: no thread for an answer that is known.
             raise FUSEError(errno.ENODATA)
-        return await self._call(self._namespace.getxattr, inode, name)
+        return await self._call(self._nodes.getxattr, inode, name)
 
     async def setxattr(self, inode: InodeT, name: XAttrNameT, value: bytes, ctx: RequestContext) -> None:
         """Set an extended attribute."""
         del ctx
-        await self._call(self._namespace.setxattr, inode, name, value)
+        await self._call(self._nodes.setxattr, inode, name, value)
 
     async def listxattr(self, inode: InodeT, ctx: RequestContext) -> Sequence[XAttrNameT]:
         """Names of extended attributes."""
         del ctx
-        return [XAttrNameT(name) for name in await self._call(self._namespace.listxattr, inode)]
+        return [XAttrNameT(name) for name in await self._call(self._nodes.listxattr, inode)]
 
     async def removexattr(self, inode: InodeT, name: XAttrNameT, ctx: RequestContext) -> None:
         """Remove an extended attribute."""
         del ctx
-        await self._call(self._namespace.removexattr, inode, name)
+        await self._call(self._nodes.removexattr, inode, name)
 
 
 def _take(entries: object, count: int) -> list[tuple[bytes, Attributes, int]]:

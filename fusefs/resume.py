@@ -70,7 +70,7 @@ def _flags(request: Request) -> int:
 def _has_attribute(namespace: Namespace, request: Request) -> bool:
     (name,) = request.names(_ATTRIBUTE[request.op], 1)
     try:
-        namespace.getxattr(request.node, name)
+        namespace.nodes.getxattr(request.node, name)
     except OSError:  # what else is wrong with it the request itself will hear
         return False
     return True

@@ -47,10 +47,10 @@ def _why_no_passthrough() -> str | None:
     from fusefs.driver import DriverError
 
     try:
-        from fusefs.kernel_driver import KernelDriver
+        from fusefs.connection import try_out
 
         with tempfile.TemporaryDirectory(prefix="keigo-doctor-") as place:
-            KernelDriver().try_out(place)
+            try_out(place)
     except (DriverError, ImportError) as error:
         return str(error)
     return None

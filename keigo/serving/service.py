@@ -201,9 +201,8 @@ class Service:
                 self.notes.append(note)
         try:
             self.filler = self._cache()
-            self.namespace = Namespace(self.volume)
-            self.namespace.cache = None if self.filler is None else self.filler.cache
-            self.namespace.io_priority = self._io_priority()
+            cache = None if self.filler is None else self.filler.cache
+            self.namespace = Namespace(self.volume, cache, self._io_priority())
             self.mover = Mover(self.volume, self.config.copy_limit)
             if session is None:
                 self._mount()

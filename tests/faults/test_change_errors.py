@@ -13,7 +13,8 @@ from typing import Any
 import lmdb
 import pytest
 
-from fusefs.namespace import ROOT_ID, Caller, Namespace
+from fusefs.attributes import ROOT_ID, Caller
+from fusefs.namespace import Namespace
 from keigo import config
 from keigo.errors import KeigoError
 from keigo.policies import make_policy
@@ -86,10 +87,10 @@ class _Mounted:
 
     def make_database(self) -> int:
         """A handle of its LOCK."""
-        kv = self.namespace.mkdir(ROOT_ID, b"kv", 0o755, ME).id
-        self.namespace.mkdir(kv, b"below", 0o755, ME)
-        handles = [self.namespace.create(kv, name, 0o644, os.O_RDWR, ME)[1] for name in (b"LOCK", b"CURRENT")]
-        self.namespace.release(handles[1])
+        kv = self.namespace.names.mkdir(ROOT_ID, b"kv", 0o755, ME).id
+        self.namespace.names.mkdir(kv, b"below", 0o755, ME)
+        handles = [self.namespace.files.create(kv, name, 0o644, os.O_RDWR, ME)[1] for name in (b"LOCK", b"CURRENT")]
+        self.namespace.files.release(handles[1])
         return handles[0]
 
     def ends(self, op: str, request: Mapping[str, Any]) -> bool:
@@ -171,9 +172,9 @@ def test_each_system_call_of_a_removal_fails_once(
         if not ended:
             assert failed
             mounted.is_as_before(list(names))
-            assert mounted.namespace.read(lock, 0, 10) == b""
+            assert mounted.namespace.io.read(lock, 0, 10) == b""
             assert mounted.ends(*asked), f"not again after a failed {failed[0]}"
-        assert mounted.namespace.read(lock, 0, 10) == b""
+        assert mounted.namespace.io.read(lock, 0, 10) == b""
         mounted.close()
         if not failed:
             return

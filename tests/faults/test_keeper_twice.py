@@ -14,8 +14,15 @@ import pytest
 
 from fusefs import abi
 from fusefs.abi import Op
-from fusefs.kernel_driver import ROLES, KernelDriver
-from fusefs.namespace import ROOT_ID, Caller, Namespace
+from fusefs.attributes import ROOT_ID, Caller
+from fusefs.connection import Connection
+from fusefs.dispatch import Dispatcher
+from fusefs.inodes import Inodes
+from fusefs.kernel_driver import KernelDriver
+from fusefs.namespace import Namespace
+from fusefs.opens import Opens
+from fusefs.operations import Operations
+from fusefs.read_counts import ReadCounts
 from fusefs.session import KeptHandle, Session
 from keigo import config, mounts
 from keigo.control import ask
@@ -73,35 +80,37 @@ def request(op: Op, node: int, body: bytes) -> bytes:
 
 
 @pytest.mark.parametrize("op", [Op.RELEASE, Op.RELEASEDIR])
-def test_a_number_is_not_used_again_before_its_release_is_answered(
-    namespace: Namespace, monkeypatch: pytest.MonkeyPatch, op: Op
-) -> None:
+def test_a_number_is_not_used_again_before_its_release_is_answered(namespace: Namespace, op: Op) -> None:
     """Else a daemon that dies before the answer leaves a RELEASE that would close somebody else's file."""
-    found, first = namespace.create(ROOT_ID, b"plain", 0o644, os.O_RDWR, ME)
-    driver = KernelDriver()
-    driver._namespace = namespace
+    found, first = namespace.files.create(ROOT_ID, b"plain", 0o644, os.O_RDWR, ME)
+    inodes = Inodes()
+    opens = Opens(namespace, Connection(-1), inodes, ReadCounts(inodes), None)
+    meanwhile: list[int] = []
+
+    def reply(_unique: int, _error: int, _data: bytes) -> None:
+        meanwhile.append(namespace.files.open(found.id, os.O_RDONLY))
+
+    dispatcher = Dispatcher(Operations(namespace, inodes, opens).handlers(), reply, namespace, inodes)
     node, number = found.id, first
     if op == Op.RELEASEDIR:
-        node, number = ROOT_ID, namespace.opendir(ROOT_ID)
+        node, number = ROOT_ID, namespace.directories.opendir(ROOT_ID)
     else:
-        driver._inode(node).handles[number] = (False, True)
-    meanwhile: list[int] = []
-    monkeypatch.setattr(driver, "_reply", lambda *_: meanwhile.append(namespace.open(found.id, os.O_RDONLY)))
+        inodes.get(node).handles[number] = (False, True)
     body = abi.RELEASE_IN.pack(number, 0, 0, 0)
-    driver._dispatch(request(op, node, body))
+    dispatcher.answer(request(op, node, body))
     assert meanwhile
     assert meanwhile[0] != number
-    assert namespace.open(found.id, os.O_RDONLY) == number, "after the answer it is free"
+    assert namespace.files.open(found.id, os.O_RDONLY) == number, "after the answer it is free"
 
 
 def test_a_number_whose_release_comes_again_is_not_used_before(
     namespace: Namespace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     again = request(Op.RELEASE, 5, abi.RELEASE_IN.pack(1, 0, 0, 0))
-    monkeypatch.setattr("fusefs.kernel_driver.read_resent", lambda *_: [again])
+    monkeypatch.setattr("fusefs.takeover.read_resent", lambda *_: [again])
     driver, session = KernelDriver(keeping=True), Session.new()
     driver.adopt(namespace, -1, session)
-    _, handle = namespace.create(ROOT_ID, b"plain", 0o644, os.O_RDWR, ME)
+    _, handle = namespace.files.create(ROOT_ID, b"plain", 0o644, os.O_RDWR, ME)
     assert handle != 1
     session.close()
 
@@ -137,11 +146,11 @@ def test_an_attribute_is_removed_once(world: World, point: str) -> None:
 def test_names_in_a_directory_that_was_renamed_meanwhile(namespace: Namespace) -> None:
     """Both changes were under way, in two threads, and neither was recorded."""
     volume = namespace.volume
-    above = namespace.mkdir(ROOT_ID, b"old", 0o755, ME).id
+    above = namespace.names.mkdir(ROOT_ID, b"old", 0o755, ME).id
     nodes = {}
     for name in (b"one", b"two"):
-        found, handle = namespace.create(above, name, 0o644, os.O_RDWR, ME)
-        namespace.release(handle)
+        found, handle = namespace.files.create(above, name, 0o644, os.O_RDWR, ME)
+        namespace.files.release(handle)
         nodes[name] = found.id
     at = Path(f"/proc/self/fd/{volume.primary.root.fd}")
     inodes = {name: (at / "old" / os.fsdecode(name)).stat().st_ino for name in nodes}
@@ -164,13 +173,13 @@ def test_names_in_a_directory_that_was_renamed_meanwhile(namespace: Namespace) -
 
 def test_two_links_of_a_file_that_were_exchanged(namespace: Namespace) -> None:
     """Nothing tells whether that was done, nor does it matter."""
-    found, handle = namespace.create(ROOT_ID, b"one", 0o644, os.O_RDWR, ME)
-    namespace.release(handle)
-    namespace.link(found.id, ROOT_ID, b"two")
+    found, handle = namespace.files.create(ROOT_ID, b"one", 0o644, os.O_RDWR, ME)
+    namespace.files.release(handle)
+    namespace.names.link(found.id, ROOT_ID, b"two")
     inode = namespace.volume.stat_file(found.id).st_ino
     begun = BegunRename((ROOT_ID, b"one"), (ROOT_ID, b"two"), True, found.id, found.id, inode, inode)
     adoption.settle(namespace.volume, [begun], [])
-    assert namespace.getattr(found.id).nlink == 2
+    assert namespace.nodes.getattr(found.id).nlink == 2
 
 
 def test_a_listing_goes_on_where_it_was(world: World) -> None:
@@ -343,13 +352,13 @@ def test_an_error_that_one_file_was_told_is_owed_to_the_others(
     session = Session.new()
     nodes = []
     for number in (1, 2):
-        found, handle = namespace.create(ROOT_ID, b"%d" % number, 0o644, os.O_RDWR, ME)
-        namespace.release(handle)
+        found, handle = namespace.files.create(ROOT_ID, b"%d" % number, 0o644, os.O_RDWR, ME)
+        namespace.files.release(handle)
         nodes.append(found.id)
         session.opened(KeptHandle(number, found.id, 0, flags=os.O_RDWR))
-    monkeypatch.setattr("fusefs.kernel_driver.read_resent", lambda *_: [])
+    monkeypatch.setattr("fusefs.takeover.read_resent", lambda *_: [])
     told: list[int] = []
-    monkeypatch.setattr(KernelDriver, "_reply", lambda _self, _unique, error, _data=b"": told.append(error))
+    monkeypatch.setattr(Connection, "reply", lambda _self, _unique, error, _data=b"": told.append(error))
 
     def daemon(of_root: int, *handles: int) -> None:
         monkeypatch.setattr("keigo.tiers.tier.sync_file_system", lambda _fd: of_root)
@@ -357,8 +366,9 @@ def test_an_error_that_one_file_was_told_is_owed_to_the_others(
             tier._written_back = None
         names, driver = Namespace(namespace.volume), KernelDriver(keeping=True)
         driver.adopt(names, -1, session)
+        answer = driver.dispatcher().answer
         for handle in handles:
-            driver._dispatch(request(Op.FSYNC, nodes[handle - 1], abi.FSYNC_IN.pack(handle, 0, 0)))
+            answer(request(Op.FSYNC, nodes[handle - 1], abi.FSYNC_IN.pack(handle, 0, 0)))
         names.close()
 
     daemon(errno.EIO, 1)
@@ -395,13 +405,13 @@ def test_a_handle_that_cannot_be_restored_is_open_nowhere(
 ) -> None:
     """It is lost to who has it, and to nobody else: its file is closed, and others of the inode are counted right."""
     session = Session.new()
-    found, handle = namespace.create(ROOT_ID, b"000001.sst", 0o644, os.O_RDWR, ME)
-    namespace.release(handle)
+    found, handle = namespace.files.create(ROOT_ID, b"000001.sst", 0o644, os.O_RDWR, ME)
+    namespace.files.release(handle)
     for number in (1, 2):
-        session.opened(KeptHandle(number, found.id, 0, flags=os.O_RDONLY, role=ROLES.index(Role.SST)))
-    monkeypatch.setattr("fusefs.kernel_driver.read_resent", lambda *_: [])
+        session.opened(KeptHandle(number, found.id, 0, flags=os.O_RDONLY, role=list(Role).index(Role.SST)))
+    monkeypatch.setattr("fusefs.takeover.read_resent", lambda *_: [])
     told: list[int] = []
-    monkeypatch.setattr(KernelDriver, "_reply", lambda _self, _unique, error, _data=b"": told.append(error))
+    monkeypatch.setattr(Connection, "reply", lambda _self, _unique, error, _data=b"": told.append(error))
     names, driver = Namespace(namespace.volume), KernelDriver(keeping=True)
 
     def direct_of(handle: int) -> int:
@@ -409,17 +419,18 @@ def test_a_handle_that_cannot_be_restored_is_open_nowhere(
             raise OSError(errno.EIO, os.strerror(errno.EIO))
         return -1
 
-    monkeypatch.setattr(names, "direct_of", direct_of)
+    monkeypatch.setattr(names.files, "direct_of", direct_of)
     driver.adopt(names, -1, session)
-    assert not names.is_open(1)
-    assert names.is_open(2)
+    assert not names.handles.is_open(1)
+    assert names.handles.is_open(2)
     assert namespace.volume.open_files.by_id[found.id].readers == 1
     assert [kept.number for kept in session.handles()] == [2]
+    answer = driver.dispatcher().answer
     for number in (1, 2):
-        driver._dispatch(request(Op.RELEASE, found.id, abi.RELEASE_IN.pack(number, 0, 0, 0)))
+        answer(request(Op.RELEASE, found.id, abi.RELEASE_IN.pack(number, 0, 0, 0)))
     assert told == [errno.EIO, 0]
     assert found.id not in namespace.volume.open_files.by_id
-    assert driver._inode(found.id).mediated == 0
-    assert names.open(found.id, os.O_RDONLY) == 2, "nobody ever says that 1 is free"
+    assert driver._inodes.get(found.id).mediated == 0
+    assert names.files.open(found.id, os.O_RDONLY) == 2, "nobody ever says that 1 is free"
     names.close()
     session.close()

@@ -10,9 +10,14 @@ import pytest
 
 from fusefs import abi
 from fusefs.abi import Op
-from fusefs.kernel_driver import HANDLERS, KernelDriver
+from fusefs.attributes import ROOT_ID, Caller
+from fusefs.connection import Connection
+from fusefs.inodes import Inodes
 from fusefs.messages import Request
-from fusefs.namespace import ROOT_ID, Caller, Namespace
+from fusefs.namespace import Namespace
+from fusefs.opens import Opens
+from fusefs.operations import Operations
+from fusefs.read_counts import ReadCounts
 from fusefs.resume import before, is_done
 from keigo import config
 from keigo.policies import make_policy
@@ -38,10 +43,10 @@ def names(make_world: MakeWorld) -> Iterator[Namespace]:
     volume, _ = open_volume(loaded, world.directory, make_policy(loaded))
     made = Namespace(volume)
     for name in (b"one", b"two"):
-        _, handle = made.create(ROOT_ID, name, 0o644, os.O_RDWR, ME)
-        made.release(handle)
-    made.mkdir(ROOT_ID, b"dir", 0o755, ME)
-    made.setxattr(made.lookup(ROOT_ID, b"one").id, b"user.old", b"1", 0)
+        _, handle = made.files.create(ROOT_ID, name, 0o644, os.O_RDWR, ME)
+        made.files.release(handle)
+    made.names.mkdir(ROOT_ID, b"dir", 0o755, ME)
+    made.nodes.setxattr(made.names.lookup(ROOT_ID, b"one").id, b"user.old", b"1", 0)
     yield made
     made.close()
     volume.close()
@@ -52,7 +57,7 @@ def of_root(op: Op, body: bytes) -> Make:
 
 
 def of_one(op: Op, body: bytes) -> Make:
-    return lambda names: _request(op, names.lookup(ROOT_ID, b"one").id, body)
+    return lambda names: _request(op, names.names.lookup(ROOT_ID, b"one").id, body)
 
 
 def _request(op: Op, node: int, body: bytes) -> bytes:
@@ -65,7 +70,7 @@ def _rename(old: bytes, new: bytes, flags: int = 0) -> Make:
 
 def _link(new: bytes) -> Make:
     def make(names: Namespace) -> bytes:
-        return _request(Op.LINK, ROOT_ID, abi.LINK_IN.pack(names.lookup(ROOT_ID, b"two").id) + new + b"\0")
+        return _request(Op.LINK, ROOT_ID, abi.LINK_IN.pack(names.names.lookup(ROOT_ID, b"two").id) + new + b"\0")
 
     return make
 
@@ -115,10 +120,10 @@ def state(names: Namespace) -> dict[bytes, tuple[str, int]]:
 
 
 def carry_out(names: Namespace, raw: bytes) -> None:
-    driver = KernelDriver()
-    driver._namespace = names
+    inodes = Inodes()
+    opens = Opens(names, Connection(-1), inodes, ReadCounts(inodes), None)
     request = Request(raw)
-    HANDLERS[request.op](driver, request)
+    Operations(names, inodes, opens).handlers()[request.op](request)
 
 
 @pytest.mark.parametrize("case", DONE)

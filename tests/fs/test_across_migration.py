@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from fusefs.namespace import ROOT_ID, Caller, Namespace
+from fusefs.attributes import ROOT_ID, Caller
+from fusefs.namespace import Namespace
 from keigo import config
 from keigo.control import ask
 from keigo.policies import make_policy
@@ -238,10 +239,10 @@ def test_a_migration_that_lands_while_a_reader_opens_takes_its_direct_descriptor
     volume, _ = open_volume(loaded, world.directory, make_policy(loaded))
     namespace = Namespace(volume)
     try:
-        found, writer = namespace.create(ROOT_ID, b"000001.sst", 0o644, os.O_WRONLY, Caller(0, 0, os.getpid()))
-        namespace.write(writer, 0, b"x" * 4096)
-        namespace.release(writer)
-        reader = namespace.open(found.id, os.O_RDONLY)
+        found, writer = namespace.files.create(ROOT_ID, b"000001.sst", 0o644, os.O_WRONLY, Caller(0, 0, os.getpid()))
+        namespace.io.write(writer, 0, b"x" * 4096)
+        namespace.files.release(writer)
+        reader = namespace.files.open(found.id, os.O_RDONLY)
         moved: list[int] = []
 
         def opened(file: Fd) -> Fd | None:
@@ -250,12 +251,12 @@ def test_a_migration_that_lands_while_a_reader_opens_takes_its_direct_descriptor
                 moved.append(migrate(volume, found.id, volume.by_name["slow"], "test", Pace(None)))
             return direct
 
-        monkeypatch.setattr("fusefs.namespace.open_direct", opened)
-        direct = namespace.direct_of(reader)
+        monkeypatch.setattr("fusefs.file_handles.open_direct", opened)
+        direct = namespace.files.direct_of(reader)
         assert moved == [4096]
         assert direct >= 0
         assert os.path.samefile(f"/proc/self/fd/{direct}", world.tiers["slow"] / "000001.sst")
-        namespace.release(reader)
+        namespace.files.release(reader)
     finally:
         namespace.close()
         volume.close()

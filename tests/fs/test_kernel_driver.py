@@ -13,11 +13,18 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
-from fusefs.kernel_driver import Inode, KernelDriver
+from fusefs import abi
+from fusefs.connection import Connection
+from fusefs.dispatch import Dispatcher
+from fusefs.inodes import Inode, Inodes
+from fusefs.namespace import Namespace
+from fusefs.opens import Opens
+from fusefs.operations import Operations
+from fusefs.read_counts import ReadCounts
 from keigo.control import ask
 from tests.conftest import MIB, MakeWorld, World
 from tests.fs.support import freeze, until
@@ -123,10 +130,10 @@ def test_a_writer_with_another_descriptor_is_waited_for_once(monkeypatch: pytest
     monkeypatch.setattr("fusefs._datapath.flushed", lambda _handle: True)
     monkeypatch.setattr(inode.changed, "wait_for", lambda *_: waited.append("in vain"))
     for _ in range(3):
-        KernelDriver._await_release(inode)
+        inode.await_release()
     assert waited == ["in vain"]
     inode.handles[8] = (True, True)
-    KernelDriver._await_release(inode)
+    inode.await_release()
     assert waited == ["in vain"], "the first one keeps the file in passthrough anyway"
 
 
@@ -311,30 +318,26 @@ def test_malformed_requests_get_an_errno() -> None:
     from hypothesis import given, settings
     from hypothesis import strategies as st
 
-    from fusefs import abi, kernel_driver
-
     class Nothing:
-        def __getattr__(self, name: str) -> Callable[..., object]:
-            def refuse(*_args: object, **_kwargs: object) -> object:
-                raise OSError(2, name)
+        def __getattr__(self, _name: str) -> Nothing:
+            return self
 
-            return refuse
+        def __call__(self, *_args: object, **_kwargs: object) -> object:
+            raise OSError(2, "nothing")
 
-    driver = kernel_driver.KernelDriver()
-    driver._namespace = Nothing()  # type: ignore[assignment]
+    nothing = cast(Namespace, Nothing())
+    inodes = Inodes()
+    opens = Opens(nothing, Connection(-1), inodes, ReadCounts(inodes), None)
     answers: list[int] = []
-
-    def reply(_unique: int, error: int, _data: bytes = b"") -> None:
-        answers.append(error)
-
-    driver._reply = reply  # type: ignore[method-assign, assignment]
+    handlers = Operations(nothing, inodes, opens).handlers()
+    dispatcher = Dispatcher(handlers, lambda _unique, error, _data: answers.append(error), nothing, inodes)
 
     @settings(max_examples=400, deadline=None)
     @given(st.sampled_from([*abi.Op, 0, 7, 19, 99, 2**32 - 1]), st.binary(max_size=120))
     def check(op: int, body: bytes) -> None:
         head = abi.IN_HEADER.pack(abi.IN_HEADER.size + len(body), op, 1, 1, 0, 0, 0, 0, 0)
         answers.clear()
-        driver._dispatch(head + body)
+        dispatcher.answer(head + body)
         silent = op in (abi.Op.FORGET, abi.Op.BATCH_FORGET, abi.Op.INTERRUPT)
         assert len(answers) == (0 if silent else 1) or (silent and answers in ([], [22]))
         assert all(0 <= error < 200 for error in answers)

@@ -12,7 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fusefs.namespace import ROOT_ID, Caller, Changes, Namespace
+from fusefs.attributes import ROOT_ID, Caller, Changes
+from fusefs.namespace import Namespace
 from keigo.config import load as load_config
 from keigo.control import ask
 from keigo.policies import make_policy
@@ -228,24 +229,24 @@ def test_what_the_kernel_writes_counts_before_it_is_charged_and_never_goes_back(
     volume, _ = open_volume(config, world.directory, make_policy(config))
     namespace = Namespace(volume)
     try:
-        found, handle = namespace.create(ROOT_ID, b"000001.log", 0o644, os.O_WRONLY, Caller(0, 0, os.getpid()))
+        found, handle = namespace.files.create(ROOT_ID, b"000001.log", 0o644, os.O_WRONLY, Caller(0, 0, os.getpid()))
         volume.open_files.pin(found.id, 1)
 
         def written() -> int:
             ((_, writes),) = namespace.meter.traffic(["fast"])
             return writes.bytes
 
-        file = namespace.file_of(handle)
+        file = namespace.handles.files[handle].file
         os.pwrite(file.fd, b"x" * 1000, 0)
         assert written() == 1000
         namespace.meter.measure_writers()
         assert written() == 1000
         os.pwrite(file.fd, b"x" * 500, 1000)
         assert written() == 1500
-        namespace.setattr(found.id, Changes(size=0), handle)
+        namespace.nodes.setattr(found.id, Changes(size=0), handle)
         assert written() == 1500
         volume.open_files.pin(found.id, -1)
-        namespace.release(handle)
+        namespace.files.release(handle)
         assert written() == 1500
     finally:
         namespace.close()

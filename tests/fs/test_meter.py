@@ -16,7 +16,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from fusefs.namespace import ROOT_ID, Caller, Changes, Namespace
+from fusefs.attributes import ROOT_ID, Caller, Changes
+from fusefs.namespace import Namespace
 from keigo.config import load as load_config
 from keigo.policies import make_policy
 from keigo.tiers.fds import Fd
@@ -47,9 +48,9 @@ class Writers:
         what, amount = step
         if what == "create":
             name = b"%06d.log" % next(self._numbers)
-            found, handle = self.namespace.create(ROOT_ID, name, 0o644, os.O_RDWR, Caller(0, 0, os.getpid()))
+            found, handle = self.namespace.files.create(ROOT_ID, name, 0o644, os.O_RDWR, Caller(0, 0, os.getpid()))
             self.volume.open_files.pin(found.id, 1)
-            self.open.append((found.id, handle, self.namespace.file_of(handle)))
+            self.open.append((found.id, handle, self.namespace.handles.files[handle].file))
             self.sizes[found.id] = 0
         elif self.open:
             place = amount % len(self.open)
@@ -59,16 +60,16 @@ class Writers:
                 self.sizes[node] += amount
                 self.written += amount
             elif what == "through us":
-                assert self.namespace.write(handle, self.sizes[node], b"y" * amount) == amount
+                assert self.namespace.io.write(handle, self.sizes[node], b"y" * amount) == amount
                 self.sizes[node] += amount
                 self.written += amount
             elif what == "cut":
                 self.sizes[node] = amount * self.sizes[node] // MOST  # also to nothing
-                self.namespace.setattr(node, Changes(size=self.sizes[node]), handle)
+                self.namespace.nodes.setattr(node, Changes(size=self.sizes[node]), handle)
             elif what == "close":
                 del self.open[place], file
                 self.volume.open_files.pin(node, -1)
-                self.namespace.release(handle)
+                self.namespace.files.release(handle)
 
     def traffic(self) -> int:
         """Bytes written, which is never less than it was, and never more than it is."""
@@ -178,7 +179,7 @@ def test_a_device_that_hangs_when_asked_holds_up_nobody_else(what: str, world: W
                 assert waits.wait(60)
                 for step in (("create", 0), ("append", 999), ("cut", 1), ("close", 0)):
                     Task(writers.do, step).finish()
-                Task(writers.namespace.lookup, ROOT_ID, b"000002.log").finish()
+                Task(writers.namespace.names.lookup, ROOT_ID, b"000002.log").finish()
                 assert measuring.is_alive()
             finally:
                 answer.set()

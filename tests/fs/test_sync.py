@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from fusefs.namespace import ROOT_ID, Caller, Namespace
+from fusefs.attributes import ROOT_ID, Caller
+from fusefs.namespace import Namespace
 from keigo import config
 from keigo.policies import make_policy
 from keigo.tiers.opening import open_volume
@@ -113,22 +114,22 @@ def test_sync_of_a_directory_reaches_every_mirror(
     namespace: Namespace, world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     me = Caller(0, 0, 0)
-    made = namespace.mkdir(ROOT_ID, b"d", 0o755, me)
+    made = namespace.names.mkdir(ROOT_ID, b"d", 0o755, me)
     for name in (b"000001.log", b"plain"):
-        _, handle = namespace.create(made.id, name, 0o644, os.O_RDWR, me)
-        namespace.release(handle)
+        _, handle = namespace.files.create(made.id, name, 0o644, os.O_RDWR, me)
+        namespace.files.release(handle)
     synced: set[Path] = set()
 
     def record(fd: int) -> None:
         synced.add(Path(os.readlink(f"/proc/self/fd/{fd}")))
 
     monkeypatch.setattr(os, "fsync", record)
-    namespace.fsyncdir(namespace.opendir(made.id))
+    namespace.directories.fsyncdir(namespace.directories.opendir(made.id))
     assert synced == {world.tiers["fast"] / "d", world.directory / "d"}
 
 
 def test_an_error_of_the_device_is_told(namespace: Namespace, monkeypatch: pytest.MonkeyPatch) -> None:
-    _, handle = namespace.create(ROOT_ID, b"plain", 0o644, os.O_RDWR, Caller(0, 0, 0))
+    _, handle = namespace.files.create(ROOT_ID, b"plain", 0o644, os.O_RDWR, Caller(0, 0, 0))
 
     def fail(_fd: int) -> None:
         raise OSError(errno.EIO, "broken")
@@ -137,6 +138,6 @@ def test_an_error_of_the_device_is_told(namespace: Namespace, monkeypatch: pytes
     monkeypatch.setattr(os, "fdatasync", fail)
     for data_only in (True, False):
         with pytest.raises(OSError, match="broken"):
-            namespace.fsync(handle, data_only=data_only)
+            namespace.io.fsync(handle, data_only=data_only)
     with pytest.raises(OSError, match="broken"):
-        namespace.fsyncdir(namespace.opendir(ROOT_ID))
+        namespace.directories.fsyncdir(namespace.directories.opendir(ROOT_ID))

@@ -16,7 +16,8 @@ from typing import Any
 
 import pytest
 
-from fusefs.namespace import Caller, Namespace
+from fusefs.attributes import Caller
+from fusefs.namespace import Namespace
 from keigo.config import load
 from keigo.policies import make_policy
 from keigo.tiers.catalog import ROOT
@@ -45,39 +46,39 @@ class Bed:
         self.config = base / "devices.yaml"
         write_config(self.config, "faults", self.tiers, {})
         self.volume: Volume
-        self.names: Namespace
+        self.namespace: Namespace
         self.open()
         for name in (b"d", b"e"):
-            self.names.mkdir(ROOT, name, 0o755, ME)
+            self.namespace.names.mkdir(ROOT, name, 0o755, ME)
         self.model: dict[bytes, bytes] = {}
         self.put(TABLE, DATA)
-        self.names.link(self.id(TABLE), *self.at(LINK))
+        self.namespace.names.link(self.id(TABLE), *self.at(LINK))
         self.model[LINK] = DATA
 
     def open(self) -> None:
         config = load(self.config)
         self.volume, _ = open_volume(config, self.tiers["slow"], make_policy(config))
-        self.names = Namespace(self.volume)
+        self.namespace = Namespace(self.volume)
 
     def at(self, path: bytes) -> tuple[int, bytes]:
         directory, _, name = path.partition(b"/")
-        return self.names.lookup(ROOT, directory).id, name
+        return self.namespace.names.lookup(ROOT, directory).id, name
 
     def id(self, path: bytes) -> int:
-        return self.names.lookup(*self.at(path)).id
+        return self.namespace.names.lookup(*self.at(path)).id
 
     # --- what goes on ---
 
     def put(self, path: bytes, data: bytes) -> None:
-        _, handle = self.names.create(*self.at(path), 0o644, os.O_RDWR, ME)
-        self.names.write(handle, 0, data)
-        self.names.release(handle)
+        _, handle = self.namespace.files.create(*self.at(path), 0o644, os.O_RDWR, ME)
+        self.namespace.io.write(handle, 0, data)
+        self.namespace.files.release(handle)
         self.model[path] = data
 
     def overwrite(self) -> None:
-        handle = self.names.open(self.id(TABLE), os.O_RDWR)
-        self.names.write(handle, 3, b"OVER")
-        self.names.release(handle)
+        handle = self.namespace.files.open(self.id(TABLE), os.O_RDWR)
+        self.namespace.io.write(handle, 3, b"OVER")
+        self.namespace.files.release(handle)
         for path in self.model:
             self.model[path] = DATA[:3] + b"OVER" + DATA[7:]
 
@@ -89,11 +90,11 @@ class Bed:
 
     def unlink(self) -> None:
         for path in list(self.model):
-            self.names.unlink(*self.at(path))
+            self.namespace.names.unlink(*self.at(path))
             del self.model[path]
 
     def exchange_directories(self) -> None:
-        self.names.rename(ROOT, b"d", ROOT, b"e", RENAME_EXCHANGE)
+        self.namespace.names.rename(ROOT, b"d", ROOT, b"e", RENAME_EXCHANGE)
         self.model = {(b"e" if path[:1] == b"d" else b"d") + path[1:]: data for path, data in self.model.items()}
 
     def die(self, *, lose_catalog: bool) -> None:
@@ -106,7 +107,7 @@ class Bed:
         self.open()
 
     def close(self) -> None:
-        self.names.close()
+        self.namespace.close()
         self.volume.close()
 
     # --- what is so ---
@@ -114,9 +115,9 @@ class Bed:
     def check(self, *, strays: bool) -> None:
         """Names, contents, room; and whether there may be copies, under an intent."""
         for path, data in self.model.items():
-            handle = self.names.open(self.id(path), os.O_RDONLY)
-            assert self.names.read(handle, 0, 1 << 20) == data
-            self.names.release(handle)
+            handle = self.namespace.files.open(self.id(path), os.O_RDONLY)
+            assert self.namespace.io.read(handle, 0, 1 << 20) == data
+            self.namespace.files.release(handle)
         for tier in self.volume.tiers:
             found = [record for _, record in self.volume.catalog.files() if record.home == tier.name]
             paths = {self.volume.path(*link) for record in found for link in record.links}
@@ -204,14 +205,14 @@ def test_no_copy_is_forgotten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, c
             where = tmp_path / f"{number}-{act.__name__}"
             bed = Bed(where)
             try:
-                reader = bed.names.open(bed.id(TABLE), os.O_RDONLY)
+                reader = bed.namespace.files.open(bed.id(TABLE), os.O_RDONLY)
                 with failing(monkeypatch, call, number, on=on) as failed:
                     try:
                         bed.migrate("mid")
                     except OSError as error:
                         assert error.errno == errno.ENOSPC
-                assert bed.names.read(reader, 0, 1 << 20) == DATA
-                bed.names.release(reader)
+                assert bed.namespace.io.read(reader, 0, 1 << 20) == DATA
+                bed.namespace.files.release(reader)
                 if not failed:
                     assert number > 1, "it is never called"
                     return

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from fusefs.namespace import Caller, Changes, Namespace
+from fusefs.attributes import Caller, Changes
+from fusefs.namespace import Namespace
 from keigo import failpoints
 from keigo.config import load
 from keigo.policies import make_policy
@@ -34,7 +35,7 @@ class Held:
         write_config(base / "devices.yaml", "held", tiers, {})
         config = load(base / "devices.yaml")
         self.volume, _ = open_volume(config, tiers["slow"], make_policy(config))
-        self.names = Namespace(self.volume)
+        self.namespace = Namespace(self.volume)
         self.file = self.make(b"000001.sst")
         self.other = self.make(b"000002.sst")
         self.arrived, self.go = threading.Event(), threading.Event()
@@ -45,9 +46,9 @@ class Held:
         assert self.arrived.wait(30)
 
     def make(self, name: bytes) -> int:
-        found, handle = self.names.create(ROOT, name, 0o644, os.O_RDWR, ME)
-        self.names.write(handle, 0, DATA)
-        self.names.release(handle)
+        found, handle = self.namespace.files.create(ROOT, name, 0o644, os.O_RDWR, ME)
+        self.namespace.io.write(handle, 0, DATA)
+        self.namespace.files.release(handle)
         return found.id
 
     def _hit(self, name: str) -> None:
@@ -76,45 +77,45 @@ def held(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Held]:
     yield made
     made.go.set()
     made.thread.join(30)
-    made.names.close()
+    made.namespace.close()
     made.volume.close()
 
 
 def unlink(held: Held) -> None:
-    held.names.unlink(ROOT, b"000001.sst")
+    held.namespace.names.unlink(ROOT, b"000001.sst")
 
 
 def rename(held: Held) -> None:
-    held.names.rename(ROOT, b"000001.sst", ROOT, b"000003.sst", 0)
+    held.namespace.names.rename(ROOT, b"000001.sst", ROOT, b"000003.sst", 0)
 
 
 def replace(held: Held) -> None:
-    held.names.rename(ROOT, b"000002.sst", ROOT, b"000001.sst", 0)
+    held.namespace.names.rename(ROOT, b"000002.sst", ROOT, b"000001.sst", 0)
 
 
 def link(held: Held) -> None:
-    held.names.link(held.file, ROOT, b"000003.sst")
+    held.namespace.names.link(held.file, ROOT, b"000003.sst")
 
 
 Change = Callable[[Held], None]
 
 
 def write(held: Held) -> None:
-    handle = held.names.open(held.file, os.O_RDWR)
-    held.names.write(handle, 0, b"new")
-    held.names.release(handle)
+    handle = held.namespace.files.open(held.file, os.O_RDWR)
+    held.namespace.io.write(handle, 0, b"new")
+    held.namespace.files.release(handle)
 
 
 def truncate(held: Held) -> None:
-    held.names.setattr(held.file, Changes(size=3))
+    held.namespace.nodes.setattr(held.file, Changes(size=3))
 
 
 def chmod(held: Held) -> None:
-    held.names.setattr(held.file, Changes(mode=0o600))
+    held.namespace.nodes.setattr(held.file, Changes(mode=0o600))
 
 
 def setxattr(held: Held) -> None:
-    held.names.setxattr(held.file, b"user.x", b"y")
+    held.namespace.nodes.setxattr(held.file, b"user.x", b"y")
 
 
 @pytest.mark.parametrize("change", [unlink, rename, replace, link, write, truncate, chmod, setxattr])
@@ -161,15 +162,15 @@ def check_after(held: Held, change: Change) -> None:
 
 def test_others_go_on(held: Held) -> None:
     """Reads and opens of the file itself, and anything on another file, while it lands."""
-    handle = held.names.open(held.file, os.O_RDONLY)
-    assert held.names.read(handle, 0, len(DATA)) == DATA
-    assert held.names.lookup(ROOT, b"000001.sst").size == len(DATA)
-    held.names.unlink(ROOT, b"000002.sst")
+    handle = held.namespace.files.open(held.file, os.O_RDONLY)
+    assert held.namespace.io.read(handle, 0, len(DATA)) == DATA
+    assert held.namespace.names.lookup(ROOT, b"000001.sst").size == len(DATA)
+    held.namespace.names.unlink(ROOT, b"000002.sst")
     held.make(b"000004.sst")
     held.finish()
     assert held.where("000001.sst") == ["mid"]
-    assert held.names.read(handle, 0, len(DATA)) == DATA
-    held.names.release(handle)
+    assert held.namespace.io.read(handle, 0, len(DATA)) == DATA
+    held.namespace.files.release(handle)
 
 
 def test_a_level_learned_meanwhile_stays(held: Held) -> None:

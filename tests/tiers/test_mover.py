@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from fusefs.namespace import Caller, Changes, Namespace
+from fusefs.attributes import Caller, Changes
+from fusefs.namespace import Namespace
 from keigo import failpoints
 from keigo.config import load
 from keigo.lsm.pressure import CALM, Pressure
@@ -68,7 +69,7 @@ class Bed:
         write_config(base / "devices.yaml", "moving", tiers, {})
         self.policy = Scripted()
         self.volume, _ = open_volume(load(base / "devices.yaml"), tiers["slow"], self.policy)
-        self.names = Namespace(self.volume)
+        self.namespace = Namespace(self.volume)
         self.mover = Mover(self.volume, None)
         self.tiers = tiers
         self.moved: list[int] = []
@@ -89,9 +90,9 @@ class Bed:
             self.moved += self.volume.landing
 
     def make(self, number: int, data: bytes = DATA) -> int:
-        found, handle = self.names.create(ROOT, b"%06d.sst" % number, 0o644, os.O_RDWR, ME)
-        self.names.write(handle, 0, data)
-        self.names.release(handle)
+        found, handle = self.namespace.files.create(ROOT, b"%06d.sst" % number, 0o644, os.O_RDWR, ME)
+        self.namespace.io.write(handle, 0, data)
+        self.namespace.files.release(handle)
         return found.id
 
     def down(self, file: int, *, urgent: bool = False, target: int = MID) -> Move:
@@ -128,7 +129,7 @@ class Bed:
     def close(self) -> None:
         self.on_chunk = lambda: None
         self.mover.stop()
-        self.names.close()
+        self.namespace.close()
         self.volume.close()
 
 
@@ -261,11 +262,11 @@ def test_a_file_rewritten_in_place_with_its_old_time_is_not_taken_for_damaged(be
     """As `rsync --inplace -t` does: the time is set before the file is closed."""
     file = bed.make(1)
     migrate(bed.volume, file, bed.volume.tiers[MID], "test", Pace(None))
-    before = bed.names.getattr(file).mtime_ns
-    handle = bed.names.open(file, os.O_RDWR)
-    bed.names.write(handle, 0, b"other bytes")
-    bed.names.setattr(file, Changes(mtime_ns=before), handle)
-    bed.names.release(handle)
+    before = bed.namespace.nodes.getattr(file).mtime_ns
+    handle = bed.namespace.files.open(file, os.O_RDWR)
+    bed.namespace.io.write(handle, 0, b"other bytes")
+    bed.namespace.nodes.setattr(file, Changes(mtime_ns=before), handle)
+    bed.namespace.files.release(handle)
     migrate(bed.volume, file, bed.volume.tiers[SLOW], "test", Pace(None))
     assert (bed.tiers["slow"] / "000001.sst").read_bytes() == b"other bytes" + DATA[11:]
 
@@ -343,9 +344,9 @@ def test_each_move_is_looked_at_again_when_its_turn_comes(bed: Bed, change: str)
     gate.reached()
     handle = 0
     if change == "gone":
-        bed.names.unlink(ROOT, b"000001.sst")
+        bed.namespace.names.unlink(ROOT, b"000001.sst")
     elif change == "open":
-        handle = bed.names.open(b, os.O_RDWR)
+        handle = bed.namespace.files.open(b, os.O_RDWR)
     else:
         bed.volume.by_name["mid"].charge(1 << 50)
     gate.go.set()
@@ -353,7 +354,7 @@ def test_each_move_is_looked_at_again_when_its_turn_comes(bed: Bed, change: str)
     assert bed.moved == [a, c]
     assert bed.mover.progress.failed == 0
     if change == "open":
-        bed.names.release(handle)
+        bed.namespace.files.release(handle)
 
 
 def test_a_move_from_where_the_file_is_not_any_more(bed: Bed) -> None:

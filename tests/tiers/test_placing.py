@@ -10,7 +10,8 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from fusefs.namespace import ROOT_ID, Caller, Namespace
+from fusefs.attributes import ROOT_ID, Caller
+from fusefs.namespace import Namespace
 from keigo.config import load
 from keigo.devices.load import Load
 from keigo.lsm.database import Belief
@@ -51,10 +52,10 @@ class Open:
     def open(self) -> None:
         self.volume, _ = open_volume(self.config, self.tiers["slow"], make_policy(self.config))
         self.placing = self.volume.placing
-        self.names = Namespace(self.volume)
+        self.namespace = Namespace(self.volume)
 
     def close(self) -> None:
-        self.names.close()
+        self.namespace.close()
         self.volume.close()
 
     def reopen(self) -> None:
@@ -64,12 +65,12 @@ class Open:
     def begin(self, name: bytes, belief: Belief, directory: int = ROOT) -> tuple[int, int]:
         """Create a file for a purpose; (file, handle)."""
         file, fd = create(self.volume, directory, name, 0o644, ME.uid, ME.gid, os.O_RDWR, 0, belief)
-        return file, self.names._add(file, fd, os.O_RDWR)  # Namespace.create would ask threads for the belief
+        return file, self.namespace.files._add(file, fd, os.O_RDWR)  # its `create` would ask threads for the belief
 
     def make(self, name: bytes, belief: Belief, size: int = SIZES, directory: int = ROOT) -> int:
         file, handle = self.begin(name, belief, directory)
-        self.names.write(handle, 0, b"x" * size)
-        self.names.release(handle)
+        self.namespace.io.write(handle, 0, b"x" * size)
+        self.namespace.files.release(handle)
         return file
 
     def level(self, file: int) -> int | None:
@@ -121,8 +122,8 @@ def test_a_file_is_seen_once_it_is_closed(open_: Open) -> None:
     file, handle = open_.begin(b"000007.sst", at(2))
     assert open_.placing.index.state(file, time.time()) is None
     assert [state.writers for state in open_.placing.tier_states()] == [0, 1, 0]
-    open_.names.write(handle, 0, b"x" * SIZES)
-    open_.names.release(handle)
+    open_.namespace.io.write(handle, 0, b"x" * SIZES)
+    open_.namespace.files.release(handle)
     state = open_.placing.index.state(file, time.time())
     assert state is not None
     assert (state.tier, state.size, state.number, state.group) == (1, SIZES, 7, sst(2))
@@ -132,14 +133,14 @@ def test_a_file_is_seen_once_it_is_closed(open_: Open) -> None:
 
 def test_a_file_that_is_opened_for_writing_again_is_not_seen(open_: Open) -> None:
     file = open_.make(b"000007.sst", at(2))
-    handle = open_.names.open(file, os.O_WRONLY)
-    second = open_.names.open(file, os.O_WRONLY)
+    handle = open_.namespace.files.open(file, os.O_WRONLY)
+    second = open_.namespace.files.open(file, os.O_WRONLY)
     assert open_.placing.index.state(file, time.time()) is None
     assert [state.writers for state in open_.placing.tier_states()] == [0, 1, 0]
-    open_.names.release(handle)
+    open_.namespace.files.release(handle)
     assert open_.placing.index.state(file, time.time()) is None
-    open_.names.write(second, SIZES, b"x" * 100)
-    open_.names.release(second)
+    open_.namespace.io.write(second, SIZES, b"x" * 100)
+    open_.namespace.files.release(second)
     state = open_.placing.index.state(file, time.time())
     assert state is not None
     assert state.size == SIZES + 100
@@ -148,7 +149,7 @@ def test_a_file_that_is_opened_for_writing_again_is_not_seen(open_: Open) -> Non
 
 def test_readers_do_not_hide_a_file_but_passthrough_does(open_: Open) -> None:
     file = open_.make(b"000007.sst", at(2))
-    handle = open_.names.open(file, os.O_RDONLY)
+    handle = open_.namespace.files.open(file, os.O_RDONLY)
 
     def movable() -> list[int]:
         view = open_.placing.view(time.time())
@@ -159,7 +160,7 @@ def test_readers_do_not_hide_a_file_but_passthrough_does(open_: Open) -> None:
     assert movable() == []
     assert [bucket.files for bucket in open_.placing.view(time.time()).buckets()] == [1]
     open_.volume.open_files.pin(file, -1)
-    open_.names.release(handle)
+    open_.namespace.files.release(handle)
     assert movable() == [file]
 
 
@@ -176,7 +177,7 @@ def test_a_migration_moves_the_file_to_another_bucket(open_: Open) -> None:
 
 def test_unlinked_files_and_those_of_several_names(open_: Open) -> None:
     file = open_.make(b"000007.sst", at(2))
-    open_.names.link(file, ROOT_ID, b"000008.sst")
+    open_.namespace.names.link(file, ROOT_ID, b"000008.sst")
     open_.unlink(b"000007.sst")
     state = open_.placing.index.state(file, time.time())
     assert state is not None
@@ -187,22 +188,22 @@ def test_unlinked_files_and_those_of_several_names(open_: Open) -> None:
 
 def test_a_file_that_is_unlinked_while_it_is_open(open_: Open) -> None:
     file, handle = open_.begin(b"000007.sst", at(2))
-    open_.names.write(handle, 0, b"x" * SIZES)
+    open_.namespace.io.write(handle, 0, b"x" * SIZES)
     open_.unlink(b"000007.sst")
     assert open_.placing.index.state(file, time.time()) is None
-    open_.names.release(handle)
+    open_.namespace.files.release(handle)
     assert open_.placing.index.state(file, time.time()) is None
     assert [state.writers for state in open_.placing.tier_states()] == [0, 0, 0]
 
 
 def test_what_is_no_file_is_not_seen(open_: Open) -> None:
-    open_.names.symlink(ROOT_ID, b"link", b"target", ME)
+    open_.namespace.names.symlink(ROOT_ID, b"link", b"target", ME)
     assert len(open_.placing.index) == 0
 
 
 def test_renaming_changes_what_a_file_is(open_: Open) -> None:
     file = open_.make(b"000007.dbtmp", Belief(Job.FOREGROUND))
-    open_.names.rename(ROOT_ID, b"000007.dbtmp", ROOT_ID, b"000009.sst", 0)
+    open_.namespace.names.rename(ROOT_ID, b"000007.dbtmp", ROOT_ID, b"000009.sst", 0)
     state = open_.placing.index.state(file, time.time())
     assert state is not None
     assert (state.role, state.number) == (Role.SST, 9)
@@ -213,16 +214,16 @@ def test_the_manifest_moves_files_between_groups(open_: Open) -> None:
     numbers = (7, 8, 9)
     files = [open_.make(b"%06d.sst" % number, at(None)) for number in numbers]
     edits = [new_file(number, size=SIZES, level=1) for number in numbers]
-    found, handle = open_.names.create(ROOT_ID, b"MANIFEST-000001", 0o644, os.O_RDWR, ME)
+    found, handle = open_.namespace.files.create(ROOT_ID, b"MANIFEST-000001", 0o644, os.O_RDWR, ME)
 
     def write() -> None:
-        open_.names.write(handle, 0, manifest(*edits))
-        open_.names.observer.wrote(found.id)
-        open_.names.observer.settle()
+        open_.namespace.io.write(handle, 0, manifest(*edits))
+        open_.namespace.observer.wrote(found.id)
+        open_.namespace.observer.settle()
 
-    current, to = open_.names.create(ROOT_ID, b"CURRENT", 0o644, os.O_RDWR, ME)
-    open_.names.write(to, 0, b"MANIFEST-000001\n")
-    open_.names.observer.wrote(current.id)
+    current, to = open_.namespace.files.create(ROOT_ID, b"CURRENT", 0o644, os.O_RDWR, ME)
+    open_.namespace.io.write(to, 0, b"MANIFEST-000001\n")
+    open_.namespace.observer.wrote(current.id)
     write()
     assert [open_.level(file) for file in files] == [1, 1, 1]
     edits += [deleted(8, level=1), new_file(8, size=SIZES, level=2)]
@@ -234,7 +235,7 @@ def test_the_manifest_moves_files_between_groups(open_: Open) -> None:
     now = time.time()
     assert open_.placing.history.expect(sst(1), now).life >= YOUNG * 10
     for name in (handle, to):
-        open_.names.release(name)
+        open_.namespace.files.release(name)
 
 
 def test_pins_are_followed(tmp_path: Path) -> None:
@@ -253,9 +254,9 @@ def test_pins_are_followed(tmp_path: Path) -> None:
     with made.volume.lock:
         made.volume.pins.pin("000008.*", "fast")
     assert [pinned(file) for file in (*files, inside)] == [2, 0, None]
-    made.names.rename(ROOT_ID, b"here", ROOT_ID, b"there", 0)
+    made.namespace.names.rename(ROOT_ID, b"here", ROOT_ID, b"there", 0)
     assert [pinned(file) for file in (*files, inside)] == [2, 0, 1]
-    made.names.rename(ROOT_ID, b"000008.sst", ROOT_ID, b"000010.sst", 0)
+    made.namespace.names.rename(ROOT_ID, b"000008.sst", ROOT_ID, b"000010.sst", 0)
     assert pinned(files[1]) is None
     made.volume.keep(files[1], made.volume.record(files[1]).home)
     assert pinned(files[1]) == 1
@@ -279,7 +280,7 @@ def test_sizes_are_by_group(open_: Open) -> None:
     assert open_.placing.expected_size(group_of(ROOT, Role.BLOB, None, None)) == 0
     seen = watched(open_.volume)
     _, handle = open_.begin(b"000200.sst", at(5))
-    open_.names.release(handle)
+    open_.namespace.files.release(handle)
     assert seen[0].expected is not None
     assert (seen[0].expected.size, seen[0].expected.learned) == (300_000, True)
 
@@ -311,12 +312,12 @@ def test_files_lost_while_it_was_closed_did_not_die(open_: Open) -> None:
 def test_the_time_that_a_log_is_written_is_part_of_its_life(open_: Open) -> None:
     wal = group_of(ROOT, Role.WAL, None, None)
     file, handle = open_.begin(b"000007.log", Belief(Job.FOREGROUND))
-    open_.names.write(handle, 0, b"x" * SIZES)
+    open_.namespace.io.write(handle, 0, b"x" * SIZES)
     with open_.volume.lock:
         record = open_.volume.record(file)
         record.created -= 5000
         open_.volume.catalog.put_file(file, record)
-    open_.names.release(handle)
+    open_.namespace.files.release(handle)
     open_.unlink(b"000007.log")
     assert open_.placing.history.expect(wal, time.time()).life == pytest.approx(5000 * 0.8, rel=0.1)
 
