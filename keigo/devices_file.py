@@ -170,7 +170,7 @@ def _cut_lines(text: str, sequence: SequenceNode, at: int) -> str | None:
 def read(source: Path) -> str:
     """The text of a devices.yaml. Raises ConfigError."""
     try:
-        return source.read_text()
+        return source.read_bytes().decode()
     except (OSError, UnicodeDecodeError) as error:
         raise EditError(f"{source}: {error}") from None
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import stat
 from pathlib import Path
 
@@ -10,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from keigo.config import ConfigError, parse
-from keigo.devices_file import mentions, replace, with_tier, without_tier
+from keigo.devices_file import mentions, read, replace, with_tier, without_tier
 
 SOURCE = Path("/etc/devices.yaml")
 NEW = {"name": "new", "path": "/mnt/new", "capacity": "10GiB"}
@@ -164,3 +166,31 @@ def test_a_link_stays_a_link_and_the_mode_stays(tmp_path: Path) -> None:
     assert real.read_text() == "new"
     assert stat.S_IMODE(real.stat().st_mode) == 0o640
     assert sorted(path.name for path in tmp_path.iterdir()) == ["devices.yaml", "real.yaml"]
+
+
+def test_ends_of_lines_and_letters_stay(tmp_path: Path) -> None:
+    source = tmp_path / "devices.yaml"
+    said = "# für alle\r\nvolume: v\r\ntiers:\r\n  - {name: slow, in_place: true}\r\n".encode()
+    source.write_bytes(said)
+    replace(source, with_tier(source, read(source), NEW, "slow"))
+    left = iter(source.read_bytes().splitlines(keepends=True))
+    assert all(line in left for line in said.splitlines(keepends=True))
+    replace(source, without_tier(source, read(source), "new"))
+    assert source.read_bytes() == said
+
+
+def test_a_text_that_may_not_last_is_taken_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = tmp_path / "devices.yaml"
+    source.write_text("before")
+    sync = os.fsync
+
+    def fail(fd: int) -> None:
+        if stat.S_ISDIR(os.fstat(fd).st_mode):
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        sync(fd)
+
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(OSError, match="Input/output"):
+        replace(source, "after")
+    assert source.read_text() == "before"
+    assert os.listdir(tmp_path) == ["devices.yaml"]
