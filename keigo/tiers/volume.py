@@ -256,9 +256,6 @@ class Volume:
             return Choice(self.primary.index, "draining: new files go to the in-place tier")
         if self.leaving is not None and len(self.staying) == 1:
             return Choice(self.primary.index, f"{self.leaving.name} is being removed: no other tier is left")
-        if context.role is Role.LOCK and self.guards:
-            other = next(tier for tier in self.staying if tier is not self.primary)
-            return Choice(other.index, "beside the guard in the data directory")
         try:
             return self.placing.choose(context, size)
         except NoRoom:
@@ -267,6 +264,12 @@ class Volume:
         log.warning("tier %s is not removed: no other has room for new files", self.leaving.name)
         self.leave(None)
         return self._choose(context, size)
+
+    def _beside_guard(self) -> Choice:
+        """For a LOCK whose place on the primary tier the guard has, be it drained or another tier be removed."""
+        others = [tier for tier in self.tiers if tier is not self.primary]
+        other = next((tier for tier in others if tier is not self.leaving), others[0])
+        return Choice(other.index, "beside the guard in the data directory")
 
     def _is_written(self, file: int) -> bool:
         """Whether a file is open for writing."""
@@ -328,7 +331,8 @@ class Volume:
             role = role_of(name)
             self._guard_marker(directory, role)
             context, size = self.placing.context(directory, name, role, belief, tid)
-            choice = self._choose(context, size)
+            beside_guard = role is Role.LOCK and directory in self.guarded
+            choice = self._beside_guard() if beside_guard else self._choose(context, size)
             tier, fd, reason = self._create_on(choice, directory, name, mode, uid, gid, flags)
             new = self.catalog.new_id()
             self.open_files[new] = OpenFile(tier, writers=1, promised=size)
@@ -369,7 +373,7 @@ class Volume:
         reason = choice.reason
         chosen = self.tiers[choice.tier]
         order = [self.tiers[index] for index in fallback_order(choice.tier, len(self.tiers))]
-        order = [tier for tier in order if tier is not self.leaving]
+        order = [tier for tier in order if tier is chosen or tier is not self.leaving]
         if self.draining:
             order = [chosen]
         for tier in order:

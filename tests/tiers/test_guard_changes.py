@@ -1,4 +1,4 @@
-"""A guard that cannot be set or taken away durably is as it was, and the volume knows."""
+"""Guards that are about to go, or cannot be set or taken away durably: the volume knows where they are."""
 
 from __future__ import annotations
 
@@ -68,6 +68,21 @@ def is_told_truly(world: World, volume: Volume) -> bool:
     assert there == bool(volume.guarded)
     assert [tier.files for tier in volume.tiers] == ([1, 1] if there else [0, 2])
     return there
+
+
+@pytest.mark.parametrize("draining", [True, False])
+def test_a_lock_beside_a_guard_that_is_about_to_go(world: World, volume: Volume, draining: bool) -> None:
+    """Of a copy of a database, which has none, that is opened while the volume is drained or the last tier leaves."""
+    create(volume, b"CURRENT")
+    if draining:
+        volume.draining = True
+    else:
+        volume.leave(volume.tiers[0])
+    create(volume, b"LOCK")
+    assert is_told_truly(world, volume)
+    volume.remove_guards()
+    assert not is_told_truly(world, volume)
+    assert (world.directory / "kv" / "LOCK").is_file()
 
 
 @pytest.mark.parametrize("count", [1, 2, 3])
