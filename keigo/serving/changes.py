@@ -92,7 +92,7 @@ class Changes:
     def _restart(self, _request: Mapping[str, Any], progress: Progress) -> Any:  # noqa: ANN401
         """End as if killed, at a good moment; the keeper starts the next daemon."""
         self._succession.refuse_unkept("umount and mount again")
-        check_restart(self._config, self._volume, self._directory, self._policy)
+        check_restart(self._config, self._volume, self._directory)
         self._succession.check_next()
         self._end(progress)
 

@@ -79,16 +79,12 @@ def _text_of(config: Config, mountpoint: Path) -> str:
     return text
 
 
-def check_restart(config: Config, volume: Volume, mountpoint: Path, policy: str | None) -> None:
-    """Look at all that could stand against devices.yaml as it is now, of which `config` is what the daemon goes by.
-
-    `policy` is that of the mount. Raises KeigoError.
-    """
+def check_restart(config: Config, volume: Volume, mountpoint: Path) -> None:
+    """Look at what could stand against devices.yaml as it is now; the daemon goes by `config`. Raises KeigoError."""
     after = load(config.source)
     why = stands_against(config, after)
     if why is not None:
         raise ControlError(f"{config.source}: {why}: the mount stays as it is")
-    make_policy(after, policy)
     joining = [tier for tier in after.tiers if tier.name not in volume.by_name]
     for one, other in permutations(joining, 2):
         assert one.path is not None  # noqa: S101

@@ -48,7 +48,8 @@ def create(
         role = role_of(name)
         volume.guards.mark(directory, role)
         context, size = volume.placing.context(directory, name, role, belief, tid)
-        choice = _choose(volume, context, size)
+        beside_guard = role is Role.LOCK and directory in volume.guards.guarded
+        choice = _beside_guard(volume) if beside_guard else _choose(volume, context, size)
         tier, fd, reason = _create_on(volume, choice, directory, name, mode, uid, gid, flags)
         new = volume.catalog.new_id()
         volume.open_files.created(new, tier, size)
@@ -89,8 +90,6 @@ def _choose(volume: Volume, context: Context, size: int) -> Choice:
     leaving = evacuation.leaving
     if leaving is not None and len(evacuation.staying) == 1:
         return Choice(volume.primary.index, f"{leaving.name} is being removed: no other tier is left")
-    if context.role is Role.LOCK and volume.guards.needed:
-        return Choice(volume.guards.lock_tier.index, "beside the guard in the data directory")
     try:
         return volume.placing.choose(context, size)
     except NoRoom:
@@ -101,16 +100,22 @@ def _choose(volume: Volume, context: Context, size: int) -> Choice:
     return _choose(volume, context, size)
 
 
+def _beside_guard(volume: Volume) -> Choice:
+    """For a LOCK whose place on the primary tier the guard has, be it drained or another tier be removed."""
+    others = [tier for tier in volume.tiers if tier is not volume.primary]
+    other = next((tier for tier in others if tier is not volume.evacuation.leaving), others[0])
+    return Choice(other.index, "beside the guard in the data directory")
+
+
 def _create_on(
     volume: Volume, choice: Choice, directory: int, name: bytes, mode: int, uid: int, gid: int, flags: int
 ) -> tuple[Tier, Fd, str]:
     """Make the file; returns the tier that took it, and why it is there."""
-    reason = choice.reason
-    if volume.evacuation.draining:
-        order = [volume.tiers[choice.tier]]
-    else:
+    reason, chosen = choice.reason, volume.tiers[choice.tier]
+    order = [chosen]
+    if not volume.evacuation.draining:
         leaving, indices = volume.evacuation.leaving, fallback_order(choice.tier, len(volume.tiers))
-        order = [tier for index in indices if (tier := volume.tiers[index]) is not leaving]
+        order = [tier for index in indices if (tier := volume.tiers[index]) is chosen or tier is not leaving]
     for tier in order:
         try:
             parent = volume.directories.make(directory, tier)

@@ -153,10 +153,7 @@ def _move_lock(volume: Volume, directory: int, file: int) -> None:
     target.charge(record.space, 1)
     record.home = target.name
     volume.catalog.put_file(file, record)
-    known = volume.open_files.by_id.get(file)
-    if known is not None:
-        known.tier = target
-    volume.hooks.reopen(file)
+    volume.rehomed(file, target)
 
 
 def _drop_moved_locks(volume: Volume, tier: Tier) -> None:

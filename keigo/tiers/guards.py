@@ -19,7 +19,6 @@ from keigo.tiers.catalog import Catalog, Entry, FileRecord
 from keigo.tiers.directories import Directories, fail, shown
 from keigo.tiers.evacuation import Evacuation
 from keigo.tiers.fds import lstat_or_none
-from keigo.tiers.hooks import Hooks
 from keigo.tiers.tier import Tier
 
 
@@ -33,18 +32,18 @@ class Guards:
         evacuation: Evacuation,
         catalog: Catalog,
         directories: Directories,
-        hooks: Hooks,
         *,
         record: Callable[[int], FileRecord],
+        rehomed: Callable[[int, Tier], None],
     ) -> None:
-        """`record` gives the record of a file."""
+        """`record` gives the record of a file; `rehomed` is told of one that has come to a tier."""
         self._primary = primary
         self._by_name = by_name
         self._evacuation = evacuation
         self._catalog = catalog
         self._directories = directories
-        self._hooks = hooks
         self._record = record
+        self._rehomed = rehomed
         self.guarded: set[int] = set()
         """Directories that have a guard."""
 
@@ -80,7 +79,7 @@ class Guards:
             record.home, record.reason = other.name, "beside the guard in the data directory"
             self._catalog.put_file(file, record)
             self.guarded.add(directory)
-            self._hooks.reopen(file)
+            self._rehomed(file, other)
             return
         guard.put(self._primary, self._directories.at(directory, self._primary))
         self.guarded.add(directory)
@@ -144,5 +143,5 @@ class Guards:
         self._primary.charge(record.space, 1)
         record.home, record.reason = self._primary.name, "drained"
         self._catalog.put_file(file, record)
-        self._hooks.reopen(file)
+        self._rehomed(file, self._primary)
         os.unlink(guard.LOCK, dir_fd=elsewhere.fd)

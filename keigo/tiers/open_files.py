@@ -102,6 +102,14 @@ class OpenFiles:
             else:
                 known.readers += 1
 
+    def rehome(self, file: int, tier: Tier) -> None:
+        """A LOCK that may have writers is on another tier now; the lock is held."""
+        known = self.by_id.get(file)
+        if known is not None:
+            known.tier.promise(-known.promised)
+            tier.promise(known.promised)
+            known.tier = tier
+
     def pin(self, file: int, count: int) -> None:
         """Count handles through which the kernel reaches an open file past us (negative: no longer)."""
         with self._lock:

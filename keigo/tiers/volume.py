@@ -66,7 +66,13 @@ class Volume:
         """The mover's, which makes one migration at a time."""
         self.directories = Directories(catalog, tiers)
         self.guards = Guards(
-            self.primary, self.by_name, self.evacuation, catalog, self.directories, self.hooks, record=self.record
+            self.primary,
+            self.by_name,
+            self.evacuation,
+            catalog,
+            self.directories,
+            record=self.record,
+            rehomed=self.rehomed,
         )
         self.placing = Placing(
             self.tiers,
@@ -204,6 +210,11 @@ class Volume:
     def tier_of(self, record: FileRecord) -> Tier:
         """A file's home."""
         return self.by_name[record.home]
+
+    def rehomed(self, file: int, tier: Tier) -> None:
+        """A file whose record is of another tier now: whoever has it open has it there. Raises OSError."""
+        self.open_files.rehome(file, tier)
+        self.hooks.reopen(file)
 
     def record(self, file: int) -> FileRecord:
         """A file's record, also when it has no name any more. ENOENT where it is gone."""

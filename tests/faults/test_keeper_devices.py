@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from keigo.config import load
+from keigo.control import ControlError
+from keigo.serving.succession import Succession
 from tests.conftest import MakeWorld, World
 from tests.faults import keeping
 from tests.faults.keeping import kept, replace
@@ -90,6 +94,11 @@ def _one_in_the_other(text: str, base: Path) -> str:
     return with_tier(with_tier(text, "new", base / "new"), "below", base / "new" / "below")
 
 
+def _too_large(text: str, base: Path) -> str:
+    (base / "new").mkdir()
+    return text.replace("tiers:\n", f"tiers:\n  - {{name: new, path: {base / 'new'}, capacity: 1PiB}}\n")
+
+
 def _too_large_a_cache(text: str, _base: Path) -> str:
     return text + "cache:\n  capacity: 1PiB\n  tier: mid\n"
 
@@ -100,6 +109,7 @@ def _too_large_a_cache(text: str, _base: Path) -> str:
         (_missing, "No such file or directory"),
         (_not_empty, "is not empty"),
         (_one_in_the_other, "one inside the other"),
+        (_too_large, "is above the device's"),
         (_too_large_a_cache, "leaves no room for files"),
     ],
 )
@@ -124,6 +134,20 @@ def test_a_restart_takes_a_tier_that_was_written_into_devices_yaml(world: World,
     world.pids.append(world.status()["pid"])
     (world.directory / "000001.sst").write_bytes(b"here")
     assert (tmp_path / "new" / "000001.sst").read_bytes() == b"here"
+
+
+def test_a_program_that_does_not_start_is_told_before(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An upgrade that was cut off, perhaps."""
+    program = tmp_path / "python"
+    program.write_text("#!/bin/sh\necho 'ImportError: no click' >&2\nexit 1\n")
+    program.chmod(0o755)
+    succession = Succession(load(world.config), world.directory, None, None)
+    succession.check_next()
+    monkeypatch.setattr(sys, "executable", str(program))
+    with pytest.raises(ControlError, match="does not start: ImportError: no click"):
+        succession.check_next()
 
 
 def test_a_mount_that_could_not_be_noted_is_taken_over(world: World) -> None:

@@ -30,7 +30,7 @@ from keigo.tiers.opening import open_volume
 from keigo.tiers.pace import Pace
 from keigo.tiers.placing import group_of
 from keigo.tiers.volume import Volume
-from tests.conftest import write_config
+from tests.conftest import MakeWorld, write_config
 from tests.lsm.test_manifest import deleted, manifest, new_file
 
 ME = Caller(os.geteuid(), os.getegid(), 0)
@@ -483,3 +483,17 @@ def test_what_is_promised_to_writers_of_one_tier_is_missing_on_another_of_the_sa
     volume.close()
     # The device is used by others, too, meanwhile.
     assert before - after > 1 << 29
+
+
+@pytest.mark.parametrize("driver", ["none"])
+def test_tiers_of_several_devices_share_nothing(make_world: MakeWorld) -> None:
+    world = make_world()
+    config = load(world.config)
+    volume, _ = open_volume(config, world.directory, make_policy(config))
+    devices = {tier.name: os.fstat(tier.root.fd).st_dev for tier in volume.tiers}
+    for tier in volume.tiers:
+        assert {other.name for other in tier.sharing} == {
+            name for name, device in devices.items() if device == devices[tier.name]
+        }
+    volume.close()
+    assert len(set(devices.values())) == 2, "the fast tier of a test is in memory"

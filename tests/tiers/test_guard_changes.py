@@ -1,4 +1,4 @@
-"""A guard that cannot be set or taken away durably is as it was, and the volume knows."""
+"""Guards that are about to go, or cannot be set or taken away durably: the volume knows where they are."""
 
 from __future__ import annotations
 
@@ -69,6 +69,40 @@ def is_told_truly(world: World, volume: Volume) -> bool:
     assert there == bool(volume.guards.guarded)
     assert [tier.files for tier in volume.tiers] == ([1, 1] if there else [0, 2])
     return there
+
+
+def test_a_lock_that_is_open_is_where_it_has_moved_to(volume: Volume) -> None:
+    """It is moved when the database shows itself, which has it open by then."""
+    above = volume.lookup(ROOT, b"kv")
+    assert above is not None
+    volume.evacuation.draining = True
+    file, fd = creation.create(volume, above.id, b"LOCK", 0o644, 0, 0, 0, 1, Belief(Job.FOREGROUND))
+    volume.evacuation.draining = False
+    assert volume.record(file).home == "slow"
+    promised = [tier.promised for tier in volume.tiers]
+    create(volume, b"CURRENT")
+    assert volume.record(file).home == volume.open_files.by_id[file].tier.name == "fast"
+    assert [tier.promised for tier in volume.tiers] == promised[::-1]
+    volume.guards.remove_all()
+    assert volume.record(file).home == volume.open_files.by_id[file].tier.name == "slow"
+    assert [tier.promised for tier in volume.tiers] == promised
+    volume.open_files.close(file, fd, write=True)
+    assert [tier.promised for tier in volume.tiers] == [0, 0]
+
+
+@pytest.mark.parametrize("draining", [True, False])
+def test_a_lock_beside_a_guard_that_is_about_to_go(world: World, volume: Volume, draining: bool) -> None:
+    """Of a copy of a database, which has none, that is opened while the volume is drained or the last tier leaves."""
+    create(volume, b"CURRENT")
+    if draining:
+        volume.evacuation.draining = True
+    else:
+        volume.evacuation.leaving = volume.tiers[0]
+    create(volume, b"LOCK")
+    assert is_told_truly(world, volume)
+    volume.guards.remove_all()
+    assert not is_told_truly(world, volume)
+    assert (world.directory / "kv" / "LOCK").is_file()
 
 
 @pytest.mark.parametrize("count", [1, 2, 3])
