@@ -79,7 +79,10 @@ def test_a_lock_that_is_open_is_where_it_has_moved_to(volume: Volume) -> None:
     file, fd = creation.create(volume, above.id, b"LOCK", 0o644, 0, 0, 0, 1, Belief(Job.FOREGROUND))
     volume.evacuation.draining = False
     assert volume.record(file).home == "slow"
+    volume.primary.promise(100)
+    volume.open_files.by_id[file].promised += 100  # as if a LOCK were ever written
     promised = [tier.promised for tier in volume.tiers]
+    assert promised == [0, 100]
     create(volume, b"CURRENT")
     assert volume.record(file).home == volume.open_files.by_id[file].tier.name == "fast"
     assert [tier.promised for tier in volume.tiers] == promised[::-1]
