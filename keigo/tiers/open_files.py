@@ -102,6 +102,13 @@ class OpenFiles:
             else:
                 known.readers += 1
 
+    def promise_again(self, file: int) -> None:
+        """Set room aside for what an earlier daemon's writer will probably still add. The lock is held."""
+        known = self.by_id[file]
+        if not known.promised:
+            known.promised = max(0, self._placing.expected_of(self._record(file)) - known.space)
+            known.tier.promise(known.promised)
+
     def rehome(self, file: int, tier: Tier) -> None:
         """A LOCK that may have writers is on another tier now; the lock is held."""
         known = self.by_id.get(file)

@@ -200,6 +200,13 @@ class Placing:
         """Bytes that a file of a group will probably have, by those of its group, else of its role; 0: not known."""
         return int(self.history.size(group) or self.history.size_of_role(group.role) or 0)
 
+    def expected_of(self, record: FileRecord) -> int:
+        """Bytes that a file will probably have; 0: not known."""
+        if not record.links:
+            return 0
+        directory, _ = record.links[0]
+        return self.expected_size(group_of(directory, record.role, record.family, record.level))
+
     def _reads_of(self, directory: int, inputs: frozenset[int], now: float) -> float | None:
         """Foreground reads per second and byte of a job's inputs, when it was first asked; None: they are not known."""
         if not inputs:

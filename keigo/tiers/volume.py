@@ -271,11 +271,14 @@ class Volume:
     def open_again(self, file: int, flags: int) -> Fd:
         """Open a file that an earlier daemon of this mount had open; the caller ends with `OpenFiles.close`."""
         with self.lock:
-            orphan = self.orphans.records.get(file)
+            orphan, writes = self.orphans.records.get(file), flags & os.O_ACCMODE != os.O_RDONLY
             if orphan is None:
-                return self.open_file(file, flags)
+                opened = self.open_file(file, flags)
+                if writes:
+                    self.open_files.promise_again(file)
+                return opened
             opened = open_orphan(self.tier_of(orphan), file, flags)
-            self.open_files.opened(file, write=flags & os.O_ACCMODE != os.O_RDONLY)
+            self.open_files.opened(file, write=writes)
             return opened
 
     def touch(self, file: int) -> None:

@@ -434,3 +434,24 @@ def test_a_handle_that_cannot_be_restored_is_open_nowhere(
     assert names.files.open(found.id, os.O_RDONLY) == 2, "nobody ever says that 1 is free"
     names.close()
     session.close()
+
+
+def test_room_is_promised_again_to_who_is_still_writing(namespace: Namespace) -> None:
+    volume, files = namespace.volume, []
+    for name, size in ((b"000001.sst", 1 << 20), (b"000002.sst", 1 << 18)):
+        found, handle = namespace.files.create(ROOT_ID, name, 0o644, os.O_RDWR, ME)
+        namespace.io.write(handle, 0, bytes(size))
+        namespace.files.release(handle)
+        files.append(found.id)
+    large, small = (volume.tier_of(volume.record(file)) for file in files)
+    assert large is small
+    assert large.promised == 0
+    opened = [volume.open_again(files[1], os.O_RDWR) for _ in range(2)]
+    record = volume.record(files[1])
+    assert large.promised == volume.placing.expected_of(record) - record.space > 0
+    again = volume.open_again(files[0], os.O_RDONLY)
+    for file, fd, write in ((files[1], opened[0], True), (files[0], again, False)):
+        volume.open_files.close(file, fd, write=write)
+    assert large.promised > 0
+    volume.open_files.close(files[1], opened[1], write=True)
+    assert large.promised == 0

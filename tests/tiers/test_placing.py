@@ -401,15 +401,16 @@ def test_models_of_measured_devices(open_: Open) -> None:
     assert reads == pytest.approx([reads[1] / 4, reads[1], reads[1] * 4])
 
 
-def test_inflow_growth_and_swing(open_: Open) -> None:
-    refresh(open_, {})
+def test_inflow_growth_and_swing(open_: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = time.time()
+    monkeypatch.setattr("keigo.clock.now", lambda: now)
+    refresh(open_, {}, now)
     file = open_.make(b"000007.sst", at(2), size=30 << 20)
     states = open_.placing.tier_states()
     assert states[1].inflow == pytest.approx((30 << 20) * 0.693 / LATELY, rel=0.05)
     assert [state.growth for state in states] == [0, 30 << 20, 0]
     assert states[0].inflow == 0
     assert [state.swing for state in states] == [0, 0, 0]
-    now = time.time()
     refresh(open_, {}, now)
     open_.unlink(b"000007.sst")
     assert open_.placing.tier_states()[1].swing == pytest.approx(30 << 20, rel=0.1)
