@@ -22,7 +22,6 @@ from keigo.capabilities import keep_only_used
 from keigo.config import Config, ConfigError, load, parse
 from keigo.errors import KeigoError
 from keigo.keeper import BEFORE, DEVICES, Link, parse_kept
-from keigo.live_config import stands_against
 from keigo.tiers.directories import shown
 
 if TYPE_CHECKING:
@@ -93,24 +92,22 @@ def start(arguments: Sequence[str], log_file: Path, *, keeper: bool, pid_file: P
 
 
 def config_left(devices: Path, kept: Mapping[str, int]) -> Config:
-    """The devices.yaml for a daemon that takes over: as it is now, or, where the mount cannot go on by it, as it was.
+    """The devices.yaml for a daemon that takes over: as it was, unless a command was changing it. Raises ConfigError.
 
-    Who is in the middle of writing it must not lose the mount by a daemon that dies just then. Raises ConfigError.
+    Who edits it must not lose the mount by a daemon that dies just then: `keigo restart` looks at what is new first.
     """
     source = Path(os.path.abspath(devices))
-    was = parse(source, os.pread(kept[DEVICES], 1 << 20, 0)) if DEVICES in kept else None
+    if DEVICES not in kept:
+        return load(source)
+    was = parse(source, os.pread(kept[DEVICES], 1 << 20, 0))
     try:
         found = load(source)
     except ConfigError as error:
-        if was is None:
-            raise
-        why: str | None = str(error)
+        why = str(error)
     else:
-        # A command has taken a tier out, and all files from it.
-        why = None if was is None or BEFORE in kept else stands_against(was, found)
-        if was is None or why is None:
+        if found == was or BEFORE in kept:  # the command has moved what was on a tier, or written what it has looked at
             return found
-        why = f"{source}: {why}"
+        why = f"{source}: has been changed, and is used after keigo restart"
     sys.stderr.write(f"{why}; going on with what it said before\n")
     return was
 

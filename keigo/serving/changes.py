@@ -92,11 +92,11 @@ class Changes:
     def _restart(self, _request: Mapping[str, Any], progress: Progress) -> Any:  # noqa: ANN401
         """End as if killed, at a good moment; the keeper starts the next daemon."""
         self._succession.refuse_unkept("umount and mount again")
-        check_restart(self._config, self._volume, self._directory)
+        text = check_restart(self._config, self._volume, self._directory)
         self._succession.check_next()
-        self._end(progress)
+        self._end(progress, lambda: self._succession.go_by(text))
 
-    def _end(self, progress: Progress, last: Callable[[], None] = lambda: None) -> NoReturn:
+    def _end(self, progress: Progress, last: Callable[[], None]) -> NoReturn:
         """End at a moment when nothing is under way that the next daemon would have to finish.
 
         What `last` does is done when nothing else can fail any more; where it fails itself this daemon goes on.

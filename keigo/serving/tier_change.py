@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Final
 
 from keigo import failpoints
-from keigo.config import Config, ConfigError, TierConfig, load, parse
+from keigo.config import Config, ConfigError, TierConfig, parse
 from keigo.control import ControlError
 from keigo.devices_file import mentions, read, replace, with_tier, without_tier
 from keigo.live_config import primary_of, stands_against
@@ -79,9 +79,13 @@ def _text_of(config: Config, mountpoint: Path) -> str:
     return text
 
 
-def check_restart(config: Config, volume: Volume, mountpoint: Path) -> None:
-    """Look at what could stand against devices.yaml as it is now; the daemon goes by `config`. Raises KeigoError."""
-    after = load(config.source)
+def check_restart(config: Config, volume: Volume, mountpoint: Path) -> str:
+    """Look at what could stand against devices.yaml as it is now, and return it. Raises KeigoError.
+
+    The daemon goes by `config`.
+    """
+    text = read(config.source)
+    after = parse(config.source, text.encode())
     why = stands_against(config, after)
     if why is not None:
         raise ControlError(f"{config.source}: {why}: the mount stays as it is")
@@ -99,6 +103,7 @@ def check_restart(config: Config, volume: Volume, mountpoint: Path) -> None:
         _check_size(tier)
     if after.cache is not None:
         _check_cache(volume, next(tier for tier in after.tiers if tier.name == after.cache.tier), after.cache.capacity)
+    return text
 
 
 def _check_cache(volume: Volume, tier: TierConfig, size: int) -> None:

@@ -52,6 +52,9 @@ class _Keeper:
     def check_next(self) -> None:
         return
 
+    def go_by(self, _text: str) -> None:
+        return
+
     def hold(self, text: str) -> None:
         self.held = text
 

@@ -123,7 +123,26 @@ def test_a_restart_says_what_the_next_daemon_would_refuse(
     assert refused.returncode == 1
     assert why in refused.stderr
     is_served(world)
+    replace(world)
+    is_served(world)
     world.config.write_text(good)
+
+
+def test_a_death_makes_nothing_of_a_change_that_is_good(world: World, tmp_path: Path) -> None:
+    """Until a restart: nobody has said that the change is whole."""
+    kept(world)
+    good = world.config.read_text()
+    (tmp_path / "new").mkdir(mode=0o700)
+    world.config.write_text(with_tier(good, "new", tmp_path / "new"))
+    for _ in range(2):
+        replace(world)
+        is_served(world)
+    assert "has been changed, and is used after keigo restart" in world.log()
+    world.keigo("restart", world.directory)
+    for _ in range(2):
+        assert len(world.status()["tiers"]) == len(world.tiers) + 1
+        world.pids.append(world.status()["pid"])
+        replace(world)
 
 
 def test_a_restart_takes_a_tier_that_was_written_into_devices_yaml(world: World, tmp_path: Path) -> None:
