@@ -10,7 +10,8 @@ from keigo.tiers.fds import Fd, open_direct
 from tests.conftest import MIB, MakeWorld
 from tests.fs.support import cached_pages, until
 
-PAGES = 4 * MIB // 4096
+MOST = 3 * MIB // 4096
+"""Pages, of 4 MiB: the kernel may take some back at any time."""
 
 
 @pytest.fixture
@@ -29,10 +30,11 @@ def test_a_written_table_leaves_no_pages_below_the_mount(make_world: MakeWorld) 
     with path.open("wb", buffering=0) as file:
         file.write(contents)
         os.fsync(file.fileno())
-        assert cached_pages(below) == PAGES
+        assert cached_pages(below) > MOST
         with path.open("r+b", buffering=0):  # not the last that goes past the daemon
             pass
-        assert cached_pages(below) == PAGES
+        assert cached_pages(below) > MOST
     until(lambda: cached_pages(below) == 0)
     assert path.read_bytes() == contents
-    assert (cached_pages(path), cached_pages(below)) == (PAGES, 0)
+    assert cached_pages(path) > MOST
+    assert cached_pages(below) == 0
